@@ -1,0 +1,1 @@
+"""Every decision suffice makes, as pure state machines over recorded facts."""

@@ -1,0 +1,221 @@
+"""From what was asked and what is allowed to one immutable plan.
+
+``make_plan`` is the only place where sources of limits meet: operator ceilings, the request's own field, the
+standard fields, the preset and the defaults. The plan says what holds, who set it, and how thinking is capped. What
+must not be here: names of HTTP fields' owners beyond the labels shown in a receipt, and any I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from suffice.policies.budget import Bound, Budget, tightest
+from suffice.policies.errors import InvalidBudget
+
+
+class ThinkingCap(StrEnum):
+    """Who closes a thought that reaches its limit."""
+
+    ENGINE = "engine"
+    """vLLM forces the end of the thought (``thinking_token_budget``)."""
+    GATEWAY = "gateway"
+    """The gateway ends the segment there, and resumes it with the thought closed."""
+    NONE = "none"
+    """Nobody needs to, or nobody can; the receipt tells which."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What is known of the model that will answer.
+
+    Attributes:
+        context: Longest prompt and answer together, in tokens; None where upstream does not say.
+        thinks: Whether it has tokens that open and close a thought.
+        engine_cap: Whether upstream accepts ``thinking_token_budget``.
+        close_tokens: How many tokens closing a thought costs when the engine forces it.
+    """
+
+    context: int | None = None
+    thinks: bool = False
+    engine_cap: bool = False
+    close_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiFacts:
+    """What one API lets the gateway do for a request.
+
+    Attributes:
+        samples: Whether the API knows several samples.
+        engine_cap_min: Smallest thinking limit that the API can pass to the engine; None where it passes none.
+        can_resume: Whether a cut generation can be resumed by token ids without losing a parser of upstream's.
+        no_cap_reason: Why thinking cannot be capped here, for the receipt, when it cannot.
+    """
+
+    samples: bool = True
+    engine_cap_min: int | None = 0
+    can_resume: bool = True
+    no_cap_reason: str = "this API passes no thinking budget to the engine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the request asks for, after its shapes were checked.
+
+    Attributes:
+        samples: ``n``; 1 where the request names none.
+        prompt_tokens: An upper estimate of the prompt's length.
+        sources: Limits by source, in order of authority; operator ceilings first.
+        reserve_default: Answer reserve where no source names one, as far as the total allows.
+    """
+
+    samples: int
+    prompt_tokens: int
+    sources: tuple[tuple[str, Budget], ...]
+    reserve_default: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotApplied:
+    """A rule that was asked for and could not be applied, with the reason, for the receipt."""
+
+    rule: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that was decided before the first token.
+
+    Attributes:
+        samples: Samples to launch at the start.
+        total_tokens: Tokens that all samples together may generate.
+        sample_tokens: Tokens that one sample may generate.
+        thinking_tokens: Tokens that one thought may take; None where thinking is not capped.
+        thinking_cap: Who closes a thought.
+        deadline_s: Seconds from receipt to the end of the answer.
+        prompt_tokens: Upper estimate of the prompt's length.
+        limits: Every limit in force with its source.
+        not_applied: What could not be applied, and why.
+    """
+
+    samples: int
+    total_tokens: int
+    sample_tokens: int
+    thinking_tokens: int | None
+    thinking_cap: ThinkingCap
+    deadline_s: float | None
+    prompt_tokens: int
+    limits: dict[str, Bound]
+    not_applied: tuple[NotApplied, ...] = ()
+
+    @property
+    def worst_case_tokens(self) -> int:
+        """Prompt and generated tokens to reserve before anything is sent upstream."""
+        return self.prompt_tokens + self.total_tokens
+
+
+DEFAULT_TOTAL = Budget(sample_tokens=4096)
+"""Ceiling of a sample when nobody names one: vLLM's own default is all of the context, which starves its neighbours."""
+
+
+def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
+    """Merge all limits into a plan.
+
+    A sample gets an equal share of the total, so that all may run at once and the sum still holds.
+
+    Raises:
+        InvalidBudget: The limits leave no room for an answer.
+    """
+    limits = tightest(*asked.sources)
+    if "sample_tokens" not in limits and "total_tokens" not in limits:
+        limits["sample_tokens"] = Bound(value=DEFAULT_TOTAL.sample_tokens or 0, source="default")
+    samples = _samples(asked, limits)
+    if model.context is not None:
+        _bound(limits, "sample_tokens", Bound(value=model.context, source="model"))
+    total = (
+        limits["total_tokens"].value if "total_tokens" in limits else samples * limits["sample_tokens"].value
+    )
+    share = total // samples
+    if share < 1:
+        param = limits["total_tokens"].source if "total_tokens" in limits else "total_tokens"
+        raise InvalidBudget(
+            f"total_tokens of {total} (set by {param}) leaves nothing for each of {samples} samples",
+            param="suffice.budget.total_tokens",
+        )
+    sample_tokens = min(limits["sample_tokens"].value, share) if "sample_tokens" in limits else share
+    thinking, cap, not_applied = _thinking(limits, sample_tokens, asked.reserve_default, model, api)
+    deadline = limits.get("deadline_ms")
+    return Plan(
+        samples=samples,
+        total_tokens=min(total, samples * sample_tokens),
+        sample_tokens=sample_tokens,
+        thinking_tokens=thinking,
+        thinking_cap=cap,
+        deadline_s=None if deadline is None else deadline.value / 1000,
+        prompt_tokens=asked.prompt_tokens,
+        limits=limits,
+        not_applied=not_applied,
+    )
+
+
+def _bound(limits: dict[str, Bound], name: str, bound: Bound) -> None:
+    held = limits.get(name)
+    if held is None or bound.value < held.value:
+        limits[name] = bound
+
+
+def _samples(asked: Asked, limits: dict[str, Bound]) -> int:
+    """Number of samples: ``n``, lowered to a ceiling of the operator's, refused above the request's own."""
+    ceiling = limits.get("samples")
+    if ceiling is None or asked.samples <= ceiling.value:
+        return asked.samples
+    if ceiling.source == "request":
+        raise InvalidBudget(
+            f"n is {asked.samples} but suffice.budget.samples allows {ceiling.value}",
+            param="suffice.budget.samples",
+        )
+    return ceiling.value
+
+
+def _thinking(
+    limits: dict[str, Bound], sample_tokens: int, reserve_default: int, model: ModelFacts, api: ApiFacts
+) -> tuple[int | None, ThinkingCap, tuple[NotApplied, ...]]:
+    """Limit of one thought, who enforces it, and what could not be.
+
+    The cap is ``min(asked, sample - reserve - closing)``: what a thought may take so that the closing tokens and the
+    answer still fit. The reserve that nobody named shrinks with small budgets, to a quarter of them.
+    """
+    asked_cap = limits.get("thinking_tokens")
+    if not model.thinks:
+        missing = (
+            ()
+            if asked_cap is None or asked_cap.source in _IMPLIED
+            else (NotApplied(rule="thinking_tokens", why="the model has no thinking tokens"),)
+        )
+        return None, ThinkingCap.NONE, missing
+    named = limits.get("answer_reserve")
+    reserve = min(reserve_default, sample_tokens // 4) if named is None else named.value
+    reserve = max(reserve, 1)
+    room = sample_tokens - reserve - model.close_tokens
+    if room < 0 and named is not None:
+        raise InvalidBudget(
+            f"answer_reserve of {reserve} does not fit into {sample_tokens} tokens of a sample",
+            param="suffice.budget.answer_reserve",
+        )
+    room = max(room, 0)
+    if named is None:
+        limits["answer_reserve"] = Bound(value=reserve, source="default")
+    if asked_cap is None or room < asked_cap.value:
+        limits["thinking_tokens"] = Bound(value=room, source="answer_reserve")
+    cap = limits["thinking_tokens"].value
+    if model.engine_cap and api.engine_cap_min is not None and cap >= api.engine_cap_min:
+        return cap, ThinkingCap.ENGINE, ()
+    if api.can_resume:
+        return cap, ThinkingCap.GATEWAY, ()
+    return None, ThinkingCap.NONE, (NotApplied(rule="thinking_tokens", why=api.no_cap_reason),)
+
+
+_IMPLIED = frozenset({"preset", "reasoning_effort", "default"})
+"""Sources that speak of thinking to any model; on one that does not think there is nothing to report."""

@@ -1,0 +1,171 @@
+"""The operator's file: one strict YAML, parsed into frozen models.
+
+What a deployment may set lives here with its meaning and default. What must not be here: secrets (keys live in the
+ledger's database, as HMACs) and decisions (``suffice.policies`` makes them from these numbers).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - pydantic resolves it at run time
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from suffice.policies.budget import Budget
+
+Tokens = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSection(Strict):
+    """Where the gateway listens and what it refuses at the door."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(9090, description="Port of /metrics; null serves it on the API's port.")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    max_connections: int = Field(4096, ge=1, description="Requests in flight; more are answered 503.")
+    body_timeout_s: float = Field(30, gt=0, description="Time to receive a whole request body.")
+    drain_s: float = Field(30, ge=0, description="Time for running answers to finish after SIGTERM.")
+    allow_images: bool = Field(default=False, description="Pass image, audio and file parts to upstream.")
+
+
+class UpstreamSection(Strict):
+    """One vLLM server."""
+
+    url: str
+    api_key: str | None = Field(None, description="env:NAME or file:PATH of a key that upstream wants.")
+    connect_timeout_s: float = Field(5, gt=0)
+    first_token_timeout_s: float = Field(120, gt=0, description="Silence before the first token.")
+    idle_timeout_s: float = Field(60, gt=0, description="Silence between two chunks.")
+    think_start: str = Field("<think>", description="Text of the token that opens a thought.")
+    think_end: str = Field("</think>", description="Text of the token that closes it.")
+
+
+class Ceilings(Strict):
+    """Limits that a request can lower and never raise."""
+
+    total_tokens: Tokens | None = None
+    sample_tokens: Tokens | None = None
+    thinking_tokens: int | None = Field(None, ge=0)
+    answer_reserve: Tokens | None = None
+    samples: Tokens | None = None
+    deadline_ms: Tokens | None = None
+    kv_block_seconds: Tokens | None = None
+
+    def budget(self) -> Budget:
+        """The same limits for the pure layer."""
+        return Budget(**self.model_dump())
+
+
+class Preset(Strict):
+    """A named set of limits, chosen as ``model@preset``, by header or in the request field."""
+
+    budget: Ceilings = Ceilings()
+
+
+class ModelSection(Strict):
+    """Ceilings and effort table of one model."""
+
+    ceilings: Ceilings = Ceilings()
+    effort: dict[str, int | None] | None = None
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+DEFAULT_EFFORT: dict[str, int | None] = {
+    "none": 0,
+    "minimal": 128,
+    "low": 512,
+    "medium": 2048,
+    "high": 8192,
+    "xhigh": 16384,
+    "max": None,
+}
+
+
+class PoliciesSection(Strict):
+    """Rules of the whole gateway."""
+
+    ceilings: Ceilings = Ceilings()
+    effort: dict[Effort, int | None] = Field(
+        default=DEFAULT_EFFORT,  # type: ignore[arg-type]
+        description="Thinking tokens of each reasoning_effort; null leaves thinking uncapped but for the reserve.",
+    )
+    answer_reserve: Tokens = Field(256, description="Tokens kept back for the answer where nobody names a reserve.")
+    default_preset: str = "balanced"
+
+
+class LedgerSection(Strict):
+    """How accounts are kept."""
+
+    synchronous: Literal["full", "normal"] = "full"
+    checkpoint_tokens: Tokens = 256
+
+
+class TelemetrySection(Strict):
+    """What is reported about requests; never their text."""
+
+    event_log: bool = Field(default=True, description="Write one line an event to <data-dir>/events.jsonl.")
+    event_log_chunks: bool = Field(default=False, description="Log every chunk's counts too.")
+
+
+class Config(Strict):
+    """The whole file."""
+
+    version: Literal[1] = 1
+    server: ServerSection = ServerSection()
+    upstreams: tuple[UpstreamSection, ...] = ()
+    models: dict[str, ModelSection] = {}
+    presets: dict[str, Preset] = {
+        "frugal": Preset(budget=Ceilings(sample_tokens=1024, thinking_tokens=256)),
+        "balanced": Preset(budget=Ceilings(sample_tokens=4096)),
+        "thorough": Preset(budget=Ceilings(sample_tokens=16384)),
+    }
+    policies: PoliciesSection = PoliciesSection()
+    ledger: LedgerSection = LedgerSection()
+    telemetry: TelemetrySection = TelemetrySection()
+
+
+class ConfigError(Exception):
+    """The file cannot be used; the message says where and why, one line a fault."""
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: Unreadable, not YAML, or not what the models say.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse({} if data is None else data, name=str(path))
+
+
+def parse(data: Any, *, name: str = "configuration") -> Config:
+    """Check parsed YAML.
+
+    Raises:
+        ConfigError: With one line a fault, each naming its key.
+    """
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{name}: {'.'.join(map(str, fault['loc'])) or '(top)'}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+    if config.policies.default_preset not in config.presets:
+        raise ConfigError(f"{name}: policies.default_preset: no preset is named {config.policies.default_preset!r}")
+    return config
