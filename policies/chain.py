@@ -108,9 +108,8 @@ class Chain:
     rules: Sequence[Rule] = ()
     stops: list[Stop] = field(default_factory=list)
     meter: Meter = field(init=False)
-    prompt_tokens: int | None = field(init=False, default=None)
-    cached_tokens: int = field(init=False, default=0)
     failed: bool = field(init=False, default=False)
+    _prompts: dict[int, int] = field(init=False, default_factory=dict)
     _samples: list[_Sample] = field(init=False, default_factory=list)
     _ending: EndRequest | None = field(init=False, default=None)
     _complete: bool = field(init=False, default=False)
@@ -127,6 +126,11 @@ class Chain:
     def complete(self) -> bool:
         """Whether the request is over."""
         return self._complete
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of all prompts that upstream has counted so far."""
+        return sum(self._prompts.values())
 
     @property
     def samples(self) -> int:
@@ -164,9 +168,9 @@ class Chain:
                 self._started = True
                 actions = self._launch(self.plan.samples)
             case PromptCounted():
-                if self.prompt_tokens is None:
-                    self.prompt_tokens = event.prompt_tokens
-                    self.cached_tokens = event.cached_tokens
+                prompt = self.plan.prompt_of(event.sample)
+                if prompt not in self._prompts:
+                    self._prompts[prompt] = event.prompt_tokens
                 actions = ()
             case SegmentEnded():
                 actions = self._ended(event)

@@ -68,10 +68,10 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCounted(Event):
-    """Upstream told the exact length of the prompt, in tokens."""
+    """Upstream told the exact length of a sample's prompt, in tokens."""
 
+    sample: int
     prompt_tokens: int
-    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,15 +64,17 @@ class Asked:
     """What the request asks for, after its shapes were checked.
 
     Attributes:
-        samples: ``n``; 1 where the request names none.
-        prompt_tokens: An upper estimate of the prompt's length.
+        samples: ``n``, for each prompt; 1 where the request names none.
+        prompt_tokens: An upper estimate of the length of all prompts.
+        prompts: Prompts in the request (the completions API takes several); each gets ``samples``.
         sources: Limits by source, in order of authority; operator ceilings first.
         reserve_default: Answer reserve where no source names one, as far as the total allows.
     """
 
     samples: int
     prompt_tokens: int
-    sources: tuple[tuple[str, Budget], ...]
+    prompts: int = 1
+    sources: tuple[tuple[str, Budget], ...] = ()
     reserve_default: int = 256
 
 
@@ -95,7 +97,8 @@ class Plan:
         thinking_tokens: Tokens that one thought may take; None where thinking is not capped.
         thinking_cap: Who closes a thought.
         deadline_s: Seconds from receipt to the end of the answer.
-        prompt_tokens: Upper estimate of the prompt's length.
+        prompts: Prompts; sample ``i`` answers prompt ``i * prompts // samples``.
+        prompt_tokens: Upper estimate of the length of all prompts.
         limits: Every limit in force with its source.
         not_applied: What could not be applied, and why.
     """
@@ -106,9 +109,14 @@ class Plan:
     thinking_tokens: int | None
     thinking_cap: ThinkingCap
     deadline_s: float | None
+    prompts: int
     prompt_tokens: int
     limits: dict[str, Bound]
     not_applied: tuple[NotApplied, ...] = ()
+
+    def prompt_of(self, sample: int) -> int:
+        """Which prompt a sample answers."""
+        return sample * self.prompts // self.samples
 
     @property
     def worst_case_tokens(self) -> int:
@@ -131,7 +139,7 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
     limits = tightest(*asked.sources)
     if "sample_tokens" not in limits and "total_tokens" not in limits:
         limits["sample_tokens"] = Bound(value=DEFAULT_TOTAL.sample_tokens or 0, source="default")
-    samples = _samples(asked, limits)
+    samples = _samples(asked, limits) * asked.prompts
     if model.context is not None:
         _bound(limits, "sample_tokens", Bound(value=model.context, source="model"))
     total = (
@@ -154,6 +162,7 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
         thinking_tokens=thinking,
         thinking_cap=cap,
         deadline_s=None if deadline is None else deadline.value / 1000,
+        prompts=asked.prompts,
         prompt_tokens=asked.prompt_tokens,
         limits=limits,
         not_applied=not_applied,
@@ -167,7 +176,7 @@ def _bound(limits: dict[str, Bound], name: str, bound: Bound) -> None:
 
 
 def _samples(asked: Asked, limits: dict[str, Bound]) -> int:
-    """Number of samples: ``n``, lowered to a ceiling of the operator's, refused above the request's own."""
+    """Samples of each prompt: ``n``, lowered to a ceiling of the operator's, refused above the request's own."""
     ceiling = limits.get("samples")
     if ceiling is None or asked.samples <= ceiling.value:
         return asked.samples

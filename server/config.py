@@ -43,8 +43,7 @@ class UpstreamSection(Strict):
     url: str
     api_key: str | None = Field(None, description="env:NAME or file:PATH of a key that upstream wants.")
     connect_timeout_s: float = Field(5, gt=0)
-    first_token_timeout_s: float = Field(120, gt=0, description="Silence before the first token.")
-    idle_timeout_s: float = Field(60, gt=0, description="Silence between two chunks.")
+    silence_timeout_s: float = Field(120, gt=0, description="Longest silence, before the first token or after it.")
     think_start: str = Field("<think>", description="Text of the token that opens a thought.")
     think_end: str = Field("</think>", description="Text of the token that closes it.")
 

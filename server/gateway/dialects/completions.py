@@ -1,0 +1,197 @@
+"""``/v1/completions``: text in, text out, several prompts and samples; thoughts are plain text here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from suffice.policies.decisions import Open
+from suffice.policies.plan import ApiFacts
+from suffice.server.errors import InvalidRequest
+from suffice.server.gateway import sse
+from suffice.server.gateway.dialects import shape
+from suffice.server.gateway.dialects.base import Call, Reading, Segment
+from suffice.server.gateway.dialects.chat import SAMPLING, ask_usage, limits, read_chunk, resume, seed, stream_options
+from suffice.server.gateway.facts import Served
+from suffice.server.gateway.field import parse_field
+
+ALLOWED = SAMPLING | {
+    "add_special_tokens", "echo", "logprob_token_ids", "logprobs", "max_tokens", "model", "n", "prompt",
+    "return_token_ids", "return_tokens_as_token_ids", "stream", "stream_options", "thinking_token_budget",
+}  # fmt: skip
+
+_TAKEN = ("model", "n", "prompt", "stream", "stream_options", "max_tokens", "thinking_token_budget")
+
+MAX_PROMPTS = 128
+
+
+class CompletionsDialect:
+    """The completions API of OpenAI's as vLLM speaks it."""
+
+    name = "completions"
+    path = "/v1/completions"
+    counts_tokens = True
+
+    def parse(self, body: dict[str, Any], *, images: bool) -> Call:  # noqa: ARG002 - there are no parts here
+        """Check a completions request."""
+        kept = shape.allow(body, ALLOWED)
+        options = stream_options(kept)
+        wants = {"token_ids"} if shape.flag(kept, "return_token_ids") else set()
+        if options.get("continuous_usage_stats"):
+            wants.add("continuous_usage")
+        sources, explicit = limits(kept)
+        prompts = _prompts(kept.get("prompt"))
+        model, preset = shape.split_model(shape.text(kept, "model"))
+        return Call(
+            model=model,
+            preset=preset,
+            body={name: value for name, value in kept.items() if name not in _TAKEN},
+            stream=shape.flag(kept, "stream"),
+            include_usage=bool(options.get("include_usage")),
+            samples=shape.whole(kept, "n") or 1,
+            prompts=prompts,
+            prompt_bytes=sum(len(p) if isinstance(p, list) else shape.weight(p) for p in prompts),
+            sources=sources,
+            effort=None,
+            explicit_max=explicit,
+            field=parse_field(body.get("suffice")),
+            wants=frozenset(wants),
+        )
+
+    def facts(self, call: Call) -> ApiFacts:  # noqa: ARG002
+        """Everything can be resumed."""
+        return ApiFacts()
+
+    def upstream(self, call: Call, opened: Open, segment: Segment, model: Served) -> tuple[str, dict[str, Any]]:
+        """A completions request on the client's prompt, or on the tokens so far."""
+        if segment.resumed:
+            return resume(call, opened, segment, model)
+        body = dict(call.body)
+        seed(body, opened.sample % call.samples)
+        body["prompt"] = call.prompts[opened.sample // call.samples]
+        body["max_tokens"] = opened.max_tokens
+        if opened.thinking_tokens is not None:
+            body["thinking_token_budget"] = opened.thinking_tokens
+        ask_usage(body)
+        if model.thought is not None:
+            body["return_token_ids"] = True
+        return self.path, body
+
+    def read(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> Reading:  # noqa: ARG002
+        """A completions chunk."""
+        return read_chunk(frame)
+
+    def answer(self, call: Call, request_id: str, created: int, model: Served) -> CompletionsAnswer:
+        """A builder of text chunks or of a text completion."""
+        return CompletionsAnswer(call, f"cmpl-{request_id}", created, model)
+
+
+def _prompts(value: Any) -> tuple[Any, ...]:
+    """The prompts of a request: one text, one list of token ids, or a list of either."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and value:
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+            return (value,)
+        texts = all(isinstance(item, str) for item in value)
+        lists = all(isinstance(item, list) and item and all(type(n) is int for n in item) for item in value)
+        if (texts or lists) and len(value) <= MAX_PROMPTS:
+            return tuple(value)
+    raise InvalidRequest(
+        f"prompt must be a text, an array of token ids, or up to {MAX_PROMPTS} of either",
+        param="prompt",
+        code="invalid_type",
+    )
+
+
+class CompletionsAnswer:
+    """Text chunks or a text completion."""
+
+    def __init__(self, call: Call, answer_id: str, created: int, model: Served) -> None:
+        self._call = call
+        self._model = model
+        self._head = {"id": answer_id, "object": "text_completion", "created": created, "model": call.model}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._texts: dict[int, list[str]] = {}
+        self._keep_ids = "token_ids" in call.wants
+        self._keep_usage = "continuous_usage" in call.wants
+
+    def frame(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> bytes:  # noqa: ARG002
+        """Pass on a chunk; its finish waits for the chain."""
+        choices = frame.get("choices")
+        if not choices:
+            return b""
+        choice = choices[0]
+        held = choice.get("finish_reason") is not None
+        if held:
+            choice["finish_reason"] = None
+            self._choice(segment.sample)["stop_reason"] = choice.pop("stop_reason", None)
+        if not self._keep_ids:
+            choice.pop("token_ids", None)
+            choice.pop("prompt_token_ids", None)
+        if not self._call.stream:
+            self._gather(segment.sample, choice)
+            return b""
+        if held and not choice.get("text") and not choice.get("logprobs"):
+            return b""
+        choice["index"] = segment.sample
+        frame |= self._head
+        if not self._keep_usage:
+            frame.pop("usage", None)
+        return sse.encode(orjson.dumps(frame))
+
+    def _choice(self, sample: int) -> dict[str, Any]:
+        return self._choices.setdefault(
+            sample, {"index": sample, "text": "", "logprobs": None, "finish_reason": None, "stop_reason": None}
+        )
+
+    def _gather(self, sample: int, choice: dict[str, Any]) -> None:
+        own = self._choice(sample)
+        if choice.get("text"):
+            self._texts.setdefault(sample, []).append(choice["text"])
+        if choice.get("logprobs"):
+            held = own["logprobs"] = own["logprobs"] or {}
+            for name, values in choice["logprobs"].items():
+                if isinstance(values, list):
+                    held.setdefault(name, []).extend(values)
+        for name in ("token_ids", "prompt_token_ids"):
+            if choice.get(name):
+                own[name] = (own.get(name) or []) + choice[name]
+
+    def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
+        """Show the closing of a thought where upstream shows it."""
+        thought = self._model.thought
+        if not closed_thought or thought is None or not thought.visible:
+            return b""
+        choice = {"index": segment.sample, "text": thought.close_text, "logprobs": None, "finish_reason": None}
+        if not self._call.stream:
+            self._gather(segment.sample, choice)
+            return b""
+        return sse.encode(orjson.dumps(self._head | {"choices": [choice]}))
+
+    def sample_done(self, segment: Segment, finish: str) -> bytes:
+        """The finish chunk."""
+        own = self._choice(segment.sample)
+        own["finish_reason"] = finish
+        if not self._call.stream:
+            return b""
+        choice = {name: own[name] for name in ("index", "logprobs", "finish_reason", "stop_reason")} | {"text": ""}
+        return sse.encode(orjson.dumps(self._head | {"choices": [choice]}))
+
+    def last(self, receipt: dict[str, Any], usage: dict[str, int]) -> bytes:
+        """The usage chunk with the receipt, if it was asked for, and the end."""
+        if not self._call.include_usage:
+            return sse.DONE
+        return sse.encode(orjson.dumps(self._head | {"choices": [], "usage": usage, "suffice": receipt})) + sse.DONE
+
+    def broken(self, error: dict[str, Any]) -> bytes:
+        """An error event and the end."""
+        return sse.encode(orjson.dumps(error)) + sse.DONE
+
+    def whole(self, receipt: dict[str, Any], usage: dict[str, int]) -> dict[str, Any]:
+        """A text completion."""
+        for sample, pieces in self._texts.items():
+            self._choices[sample]["text"] = "".join(pieces)
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        return self._head | {"choices": choices, "usage": usage, "suffice": receipt}

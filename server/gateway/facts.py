@@ -1,0 +1,135 @@
+"""What one upstream can do, found out by asking it.
+
+A few one-token requests at start-up tell what no list of versions could: whether the server accepts a thinking
+budget, whether it schedules by priority, which tokens open and close a thought and whether a reader sees them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from suffice.policies.plan import ModelFacts
+
+if TYPE_CHECKING:
+    from suffice.server.config import UpstreamSection
+    from suffice.server.gateway.upstream import Upstream
+
+BYTES_OF_TEMPLATE = 64
+"""Slack for what a template adds to a prompt beyond what the probe saw, in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thought:
+    """Tokens around a thought.
+
+    Attributes:
+        start_id: Opens it.
+        end_id: Closes it.
+        close_ids: What the gateway appends to close one.
+        close_text: The same as text.
+        visible: Whether upstream shows the closing token in its text.
+    """
+
+    start_id: int
+    end_id: int
+    close_ids: list[int]
+    close_text: str
+    visible: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One model that upstream serves.
+
+    Attributes:
+        name: Its name towards upstream.
+        context: Longest prompt and answer together, in tokens.
+        thought: Its thinking tokens; None for a model without any.
+        engine_cap: Whether the engine accepts a thinking budget.
+        priority: Whether the engine schedules by priority.
+        template_tokens: Tokens that the chat template adds to one short message.
+        card: What upstream's model list says of it.
+    """
+
+    name: str
+    context: int | None
+    thought: Thought | None
+    engine_cap: bool
+    priority: bool
+    template_tokens: int
+    card: dict[str, Any]
+
+    def facts(self) -> ModelFacts:
+        """The same for the planner."""
+        closing = 0 if self.thought is None else 1 + len(self.thought.close_ids)
+        return ModelFacts(
+            context=self.context, thinks=self.thought is not None, engine_cap=self.engine_cap, close_tokens=closing
+        )
+
+
+async def discover(upstream: Upstream, section: UpstreamSection) -> dict[str, Served]:
+    """Ask an upstream about each model that it serves.
+
+    Adapters share the facts of their base model, so each base is probed once.
+
+    Raises:
+        ApiError: Upstream cannot be reached or does not list its models.
+    """
+    cards = (await upstream.get_json("/v1/models")).get("data") or []
+    bases: dict[str, Served] = {}
+    served: dict[str, Served] = {}
+    for card in sorted(cards, key=lambda card: card.get("parent") is not None):
+        name = card["id"]
+        base = bases.get(card.get("parent") or "")
+        if base is None:
+            base = await _probe(upstream, section, name, card)
+            bases[name] = base
+        served[name] = Served(
+            name=name,
+            context=card.get("max_model_len") or base.context,
+            thought=base.thought,
+            engine_cap=base.engine_cap,
+            priority=base.priority,
+            template_tokens=base.template_tokens,
+            card=card,
+        )
+    return served
+
+
+async def _probe(upstream: Upstream, section: UpstreamSection, name: str, card: dict[str, Any]) -> Served:
+    start = await _tokens(upstream, name, section.think_start)
+    end = await _tokens(upstream, name, section.think_end)
+    thought = None
+    if len(start) == 1 and len(end) == 1:
+        status, shown = await upstream.try_json(
+            "/v1/completions",
+            {"model": name, "prompt": start, "max_tokens": 1, "allowed_token_ids": end, "temperature": 0},
+        )
+        visible = status == _OK and section.think_end in shown["choices"][0]["text"]
+        thought = Thought(
+            start_id=start[0], end_id=end[0], close_ids=end, close_text=section.think_end, visible=visible
+        )
+    plain = {"model": name, "prompt": "a", "max_tokens": 1}
+    capped, _ = await upstream.try_json("/v1/completions", plain | {"thinking_token_budget": 1})
+    ranked, _ = await upstream.try_json("/v1/completions", plain | {"priority": 1})
+    status, rendered = await upstream.try_json(
+        "/tokenize", {"model": name, "messages": [{"role": "user", "content": "a"}]}
+    )
+    return Served(
+        name=name,
+        context=card.get("max_model_len"),
+        thought=thought,
+        engine_cap=capped == _OK,
+        priority=ranked == _OK,
+        template_tokens=rendered.get("count", 0) if status == _OK else 0,
+        card=card,
+    )
+
+
+_OK = 200
+
+
+async def _tokens(upstream: Upstream, model: str, text: str) -> list[int]:
+    status, answer = await upstream.try_json("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False})
+    return answer["tokens"] if status == _OK else []

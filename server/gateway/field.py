@@ -1,0 +1,76 @@
+"""The request's ``suffice`` field: strict, so that a misspelt limit is an error and not a surprise."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from suffice.policies.budget import Budget
+from suffice.server.errors import InvalidRequest, UnknownSufficeKey
+
+Positive = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BudgetField(_Strict):
+    """Hard limits of one request; see ``suffice.policies.budget.Budget`` for their meaning."""
+
+    total_tokens: Positive | None = None
+    thinking_tokens: Annotated[int, Field(ge=0, le=2**53, strict=True)] | None = None
+    answer_reserve: Positive | None = None
+    samples: Positive | None = None
+    deadline_ms: Positive | None = None
+
+
+class SufficeField(_Strict):
+    """The whole field."""
+
+    preset: Annotated[str, Field(max_length=64)] | None = None
+    budget: BudgetField = BudgetField()
+    service_class: Literal["interactive", "default", "bulk"] = Field("default", alias="class")
+    train: Literal["allow", "deny"] = "allow"
+
+    def limits(self) -> Budget:
+        """The budget for the pure layer."""
+        return Budget(**self.budget.model_dump())
+
+
+EMPTY = SufficeField.model_validate({})
+
+
+def parse_field(value: Any) -> SufficeField:
+    """Check the field.
+
+    Raises:
+        UnknownSufficeKey: A key that does not exist; the message suggests the nearest one.
+        InvalidRequest: A value of a wrong type or out of range.
+    """
+    if value is None:
+        return EMPTY
+    if not isinstance(value, dict):
+        raise InvalidRequest("suffice must be an object", param="suffice", code="invalid_type")
+    try:
+        return SufficeField.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(["suffice", *map(str, fault["loc"])])
+        if fault["type"] == "extra_forbidden":
+            raise UnknownSufficeKey(_unknown(path, fault["loc"]), param=path) from None
+        raise InvalidRequest(f"{path}: {fault['msg']}", param=path) from None
+
+
+def _unknown(path: str, location: tuple[int | str, ...]) -> str:
+    model: type[BaseModel] = BudgetField if len(location) > 1 and location[0] == "budget" else SufficeField
+    known = [info.alias or name for name, info in model.model_fields.items()]
+    return f"unknown key {path}{did_you_mean(str(location[-1]), known)}"
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """``; did you mean X?`` for the nearest known name, or nothing."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys are {', '.join(sorted(known))}"
