@@ -87,6 +87,7 @@ class _Sample:
     thinking: int = 0
     open: bool = False
     done: bool = False
+    cut: bool = False
     closing: bool = False
     """A rule closed the thought; the aborted segment is to be resumed."""
     stopped: StopSample | None = None
@@ -131,6 +132,15 @@ class Chain:
     def prompt_tokens(self) -> int:
         """Length of all prompts that upstream has counted so far."""
         return sum(self._prompts.values())
+
+    @property
+    def cancelled_tokens(self) -> int:
+        """Tokens of samples that a rule, a deadline or the client's leaving cut off."""
+        return sum(self.meter.sample_used(index) for index, sample in enumerate(self._samples) if sample.cut)
+
+    def is_open(self, sample: int) -> bool:
+        """Whether a sample has an open segment."""
+        return sample < len(self._samples) and self._samples[sample].open
 
     @property
     def samples(self) -> int:
@@ -278,11 +288,7 @@ class Chain:
             sample.thinking += event.tokens
         elif sample.phase is Phase.THINKING:
             cap = self.plan.thinking_tokens
-            if (
-                self.plan.thinking_cap is ThinkingCap.ENGINE
-                and cap is not None
-                and sample.thinking >= cap > 0
-            ):
+            if self.plan.thinking_cap is ThinkingCap.ENGINE and cap is not None and sample.thinking >= cap > 0:
                 self._note(event.sample, "thinking_tokens", "engine", at=sample.thinking)
         sample.phase = event.phase
 
@@ -298,9 +304,11 @@ class Chain:
             self.failed = True
             return self._done(event.sample, "error") + self._end_all(EndRequest(rule="upstream_failed"))
         if self._ending is not None:
+            sample.cut = True
             self._note(event.sample, self._ending.rule, "gateway")
             return self._done(event.sample, self._ending.finish.value)
         if sample.stopped is not None:
+            sample.cut = True
             self._note(event.sample, sample.stopped.rule, "gateway")
             return self._done(event.sample, sample.stopped.finish.value)
         room = self.meter.available(event.sample)

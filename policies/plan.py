@@ -142,9 +142,7 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
     samples = _samples(asked, limits) * asked.prompts
     if model.context is not None:
         _bound(limits, "sample_tokens", Bound(value=model.context, source="model"))
-    total = (
-        limits["total_tokens"].value if "total_tokens" in limits else samples * limits["sample_tokens"].value
-    )
+    total = limits["total_tokens"].value if "total_tokens" in limits else samples * limits["sample_tokens"].value
     share = total // samples
     if share < 1:
         param = limits["total_tokens"].source if "total_tokens" in limits else "total_tokens"

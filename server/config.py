@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from suffice.policies.budget import Budget
 
 Tokens = Annotated[int, Field(ge=1)]

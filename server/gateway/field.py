@@ -6,7 +6,6 @@ import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from suffice.policies.budget import Budget
 from suffice.server.errors import InvalidRequest, UnknownSufficeKey
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import orjson
-
 from suffice.server import errors
 from suffice.server.gateway import sse
 

@@ -62,6 +62,8 @@ class Segment:
         prompt_ids: The prompt as upstream tokenised it, where it said so.
         token_ids: All tokens generated so far, where upstream said so.
         seen: Tokens of the current segment that were counted.
+        resumed: Whether this is not the sample's first segment.
+        prompt_counted: Whether upstream told the prompt's length.
     """
 
     sample: int
@@ -69,6 +71,7 @@ class Segment:
     token_ids: list[int] = field(default_factory=list)
     seen: int = 0
     resumed: bool = False
+    prompt_counted: bool = False
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-
 from suffice.policies.decisions import Open
 from suffice.policies.plan import ApiFacts
 from suffice.server.errors import InvalidRequest

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-
 from suffice.policies.budget import Budget
 from suffice.policies.decisions import Open
 from suffice.policies.events import EndReason, Phase

@@ -1,0 +1,108 @@
+"""Collects every source of a limit for one request and asks the pure layer for the plan.
+
+Authority runs from the operator down: key, route, model, then the request's own field, the standard fields, the preset.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from suffice.policies.budget import Budget
+from suffice.policies.errors import InvalidBudget
+from suffice.policies.plan import Asked, Plan, make_plan
+from suffice.server.errors import InvalidRequest, ModelNotFound
+
+if TYPE_CHECKING:
+    from suffice.server.config import Config
+    from suffice.server.gateway.dialects.base import Call, Dialect
+    from suffice.server.gateway.facts import Served
+    from suffice.server.ledger.keys import KeyRecord
+
+TEMPLATE_SLACK = 64
+"""Tokens that a template may add to a long conversation beyond what it adds to one message."""
+
+TOOL_SLACK = 1024
+"""Tokens of instructions that a template may add once tools are there."""
+
+
+def preset_name(config: Config, call: Call, header: str | None) -> str:
+    """The preset of a request: its own field, ``model@preset``, the header, or the default.
+
+    Raises:
+        InvalidRequest: No preset has that name.
+    """
+    name = call.field.preset or call.preset or header or config.policies.default_preset
+    if name not in config.presets:
+        known = ", ".join(sorted(config.presets))
+        raise InvalidRequest(f"no preset is named {name[:64]!r}; there are {known}", param="suffice.preset")
+    return name
+
+
+def prompt_estimate(call: Call, model: Served) -> int:
+    """Upper estimate of the length of all prompts, in tokens."""
+    tools = TOOL_SLACK if call.body.get("tools") else 0
+    estimate = call.prompt_bytes + len(call.prompts) * (model.template_tokens + TEMPLATE_SLACK) + tools
+    return estimate if model.context is None else min(estimate, len(call.prompts) * model.context)
+
+
+def plan_request(config: Config, dialect: Dialect, call: Call, key: KeyRecord, model: Served, preset: str) -> Plan:
+    """Merge all limits.
+
+    Raises:
+        InvalidRequest: They leave no room for an answer.
+    """
+    section = config.models.get(model.name)
+    effort_table = dict(config.policies.effort)
+    if section is not None and section.effort is not None:
+        effort_table |= section.effort
+    sources: list[tuple[str, Budget]] = [
+        (
+            "key",
+            Budget(
+                total_tokens=key.max_total_tokens,
+                thinking_tokens=key.max_thinking_tokens,
+                samples=key.max_samples,
+                deadline_ms=key.max_deadline_ms,
+            ),
+        ),
+        ("gateway", config.policies.ceilings.budget()),
+    ]
+    if section is not None:
+        sources.append(("model", section.ceilings.budget()))
+    sources.append(("request", call.field.limits()))
+    sources += call.sources
+    if call.effort is not None:
+        sources.append(("reasoning_effort", Budget(thinking_tokens=effort_table.get(call.effort))))
+    preset_budget = config.presets[preset].budget.budget()
+    if call.explicit_max or call.field.budget.total_tokens is not None:
+        # A preset stands in for lengths that nobody named; it does not cut what the caller asked for.
+        preset_budget = Budget(
+            thinking_tokens=preset_budget.thinking_tokens,
+            answer_reserve=preset_budget.answer_reserve,
+            samples=preset_budget.samples,
+            deadline_ms=preset_budget.deadline_ms,
+        )
+    sources.append(("preset", preset_budget))
+    asked = Asked(
+        samples=call.samples,
+        prompts=len(call.prompts),
+        prompt_tokens=prompt_estimate(call, model),
+        sources=tuple(sources),
+        reserve_default=config.policies.answer_reserve,
+    )
+    try:
+        return make_plan(asked, model.facts(), dialect.facts(call))
+    except InvalidBudget as error:
+        raise InvalidRequest(str(error), param=error.param, code="impossible_budget") from None
+
+
+def find_model(served: dict[str, Served], name: str) -> Served:
+    """The model that a request names.
+
+    Raises:
+        ModelNotFound: Upstream serves none of that name.
+    """
+    model = served.get(name)
+    if model is None:
+        raise ModelNotFound(f"the model {name[:128]!r} does not exist", param="model")
+    return model

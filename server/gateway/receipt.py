@@ -1,0 +1,72 @@
+"""The receipt: what was allowed and by whom, what was spent, why each sample stopped, what could not be applied."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from suffice.policies.chain import Chain
+    from suffice.server.config import Config
+
+
+def policy_version(config: Config) -> str:
+    """Name of the rules in force: equal files have equal names."""
+    rules = config.model_dump(mode="json", include={"models", "presets", "policies"})
+    return f"sha256:{hashlib.sha256(orjson.dumps(rules, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]}"
+
+
+def usage(chain: Chain) -> dict[str, int]:
+    """Usage in OpenAI's words: everything generated, kept or cancelled, and the prompt once."""
+    generated = chain.meter.used
+    return {
+        "prompt_tokens": chain.prompt_tokens,
+        "completion_tokens": generated,
+        "total_tokens": chain.prompt_tokens + generated,
+    }
+
+
+def build(
+    chain: Chain, *, request_id: str, preset: str, version: str, wall_s: float, estimated: bool
+) -> dict[str, Any]:
+    """The receipt of a request that is over.
+
+    Args:
+        chain: The request's machine.
+        request_id: Its id.
+        preset: The preset in force.
+        version: Name of the rules in force.
+        wall_s: Seconds from receipt to the end.
+        estimated: Whether the tokens of a cut stream were estimated because its API does not tell them.
+    """
+    plan = chain.plan
+    receipt: dict[str, Any] = {
+        "request_id": request_id,
+        "plan": {
+            "preset": preset,
+            "policy_version": version,
+            "limits": {name: [bound.value, bound.source] for name, bound in sorted(plan.limits.items())},
+            "thinking_cap": plan.thinking_cap.value,
+        },
+        "spent": {
+            "prompt_tokens": chain.prompt_tokens,
+            "completion_tokens": chain.meter.used,
+            "probe_tokens": 0,
+            "cancelled_tokens": chain.cancelled_tokens,
+            "samples": chain.samples,
+            "wall_ms": round(wall_s * 1000),
+            "queue_ms": 0,
+            "kv_block_seconds": 0,
+        },
+        "saved": {"samples": 0, "tokens_estimate": 0},
+        "stops": [
+            {"sample": stop.sample, "rule": stop.rule, "by": stop.by, "at_token": stop.at_token} for stop in chain.stops
+        ],
+    }
+    if plan.not_applied:
+        receipt["not_applied"] = [{"rule": item.rule, "why": item.why} for item in plan.not_applied]
+    if estimated:
+        receipt["spent"]["estimated"] = True
+    return receipt
