@@ -155,3 +155,7 @@ class Meter:
         unused, account.granted = account.granted, 0
         self._granted -= unused
         return unused
+
+    def charge_estimate(self, total: int) -> None:
+        """Raise the tokens used to an estimate of what a cut stream generated; never beyond the limit, never lower."""
+        self._used = max(self._used, min(total, self._total))

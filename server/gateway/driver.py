@@ -79,7 +79,7 @@ class Driver:
         self._chain = chain
         self._dialect = dialect
         self._call = call
-        self._answer = answer
+        self.answer = answer
         self._upstream = upstream
         self._model = model
         self._sink = sink
@@ -111,6 +111,10 @@ class Driver:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def now(self) -> float:
+        """Seconds since the request was received."""
+        return self._clock()
 
     def client_gone(self) -> None:
         """The client left: end everything."""
@@ -146,7 +150,7 @@ class Driver:
             case Abort():
                 self._tasks[action.sample].cancel()
             case SampleDone():
-                self._sink.write(self._answer.sample_done(self._segments[action.sample], action.finish))
+                self._sink.write(self.answer.sample_done(self._segments[action.sample], action.finish))
             case Complete():
                 self._complete.set()
             case _:
@@ -157,7 +161,7 @@ class Driver:
         segment.seen = 0
         if action.segment:
             segment.resumed = True
-            self._sink.write(self._answer.reopened(segment, closed_thought=action.close_thought))
+            self._sink.write(self.answer.reopened(segment, closed_thought=action.close_thought))
         tracker = self._trackers.get(action.sample)
         if tracker is not None and action.close_thought:
             tracker.phase = Phase.ANSWER
@@ -207,7 +211,7 @@ class Driver:
                         raise _stream_error(reading.error)
                     self._account(segment, frame, reading)
                     reason = reading.ended or reason
-                    self._sink.write(self._answer.frame(segment, event.event, frame))
+                    self._sink.write(self.answer.frame(segment, event.event, frame))
                 if self._sink.pending:
                     await self._sink.flush()
         if reason is None:

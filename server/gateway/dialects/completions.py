@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import orjson
-from suffice.policies.decisions import Open
 from suffice.policies.plan import ApiFacts
 from suffice.server.errors import InvalidRequest
 from suffice.server.gateway import sse
 from suffice.server.gateway.dialects import shape
 from suffice.server.gateway.dialects.base import Call, Reading, Segment
 from suffice.server.gateway.dialects.chat import SAMPLING, ask_usage, limits, read_chunk, resume, seed, stream_options
-from suffice.server.gateway.facts import Served
 from suffice.server.gateway.field import parse_field
+
+if TYPE_CHECKING:
+    from suffice.policies.decisions import Open
+    from suffice.server.gateway.facts import Served
 
 ALLOWED = SAMPLING | {
     "add_special_tokens", "echo", "logprob_token_ids", "logprobs", "max_tokens", "model", "n", "prompt",

@@ -5,19 +5,21 @@ vLLM takes budgets of 1,024 tokens and more here, as Anthropic does; a smaller c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import orjson
 from suffice.policies.budget import Budget
-from suffice.policies.decisions import Open
 from suffice.policies.events import EndReason, Phase
 from suffice.policies.plan import ApiFacts
 from suffice.server.errors import InvalidRequest
 from suffice.server.gateway import sse
 from suffice.server.gateway.dialects import shape
 from suffice.server.gateway.dialects.base import Call, Reading, Segment
-from suffice.server.gateway.facts import Served
 from suffice.server.gateway.field import parse_field
+
+if TYPE_CHECKING:
+    from suffice.server.gateway.facts import Served
+    from suffice.policies.decisions import Open
 
 ALLOWED = frozenset(
     {

@@ -1,0 +1,17 @@
+"""The ``suffice`` command: its sub-commands, each in a file of ``commands``."""
+
+from __future__ import annotations
+
+import typer
+from suffice.server.commands import keys, serve
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="Spend what suffices: budgets before vLLM."
+)
+app.command("serve")(serve.serve)
+app.add_typer(keys.keys_app, name="keys")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

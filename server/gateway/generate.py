@@ -1,0 +1,275 @@
+"""One generating request, from its bytes to its settlement: receive, plan, reserve, admit, drive, settle, record."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from suffice.policies.chain import Chain
+from suffice.server.errors import (
+    ApiError,
+    BudgetExhausted,
+    DeadlineExceeded,
+    Overloaded,
+    RateLimited,
+)
+from suffice.server.gateway import receipt as receipts
+from suffice.server.gateway.driver import Driver
+from suffice.server.gateway.intake import ClientLeft, parse_object, read_body
+from suffice.server.gateway.planner import find_model, plan_request, preset_name
+from suffice.server.gateway.service import PRIORITIES
+from suffice.server.gateway.sink import Sink
+from suffice.server.ledger.amounts import Amount, Denied
+from suffice.server.ledger.ledger import LedgerUnavailable
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+    from suffice.policies.plan import Plan
+    from suffice.server.gateway.dialects.base import Call, Dialect
+    from suffice.server.gateway.facts import Served
+    from suffice.server.gateway.service import Service
+    from suffice.server.ledger.amounts import Account
+
+
+class GenerateEndpoint:
+    """An ASGI endpoint for one dialect."""
+
+    def __init__(self, service: Service, dialect: Dialect) -> None:
+        self._service = service
+        self._dialect = dialect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every error becomes an error object, and nothing reserved is lost."""
+        request = _Request(self._service, self._dialect, scope, receive, send)
+        metrics = self._service.metrics
+        metrics.in_flight.inc()
+        try:
+            await request.answer()
+        except ClientLeft:
+            metrics.client_disconnects.labels("receiving").inc()
+        except ApiError as error:
+            await request.refuse(error)
+        except LedgerUnavailable:
+            await request.refuse(Overloaded("accounts cannot be kept now", retry_after_s=2, code="ledger_unavailable"))
+        finally:
+            metrics.in_flight.dec()
+            metrics.duration.labels(self._dialect.name).observe(request.elapsed())
+            metrics.requests.labels(self._dialect.name, request.model_label, str(request.status)).inc()
+
+
+class _Request:
+    """The state of one request on its way through."""
+
+    def __init__(self, service: Service, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
+        self._service = service
+        self._dialect = dialect
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._began = time.monotonic()
+        self._id = uuid.uuid4().hex
+        self._sink = Sink(send, {"x-request-id": self._id})
+        self.status = 200
+        self.model_label = "none"
+
+    def elapsed(self) -> float:
+        """Seconds since the request was received."""
+        return time.monotonic() - self._began
+
+    async def answer(self) -> None:
+        """Do everything.
+
+        Raises:
+            ApiError: The request was refused, or failed before anything was sent.
+        """
+        service = self._service
+        service.admit()
+        key = service.authenticate(self._headers)
+        config = service.config
+        raw = await read_body(
+            self._receive, max_bytes=config.server.max_body_bytes, timeout_s=config.server.body_timeout_s
+        )
+        call = self._dialect.parse(parse_object(raw), images=config.server.allow_images)
+        model = find_model(service.served, call.model)
+        self.model_label = model.name
+        header = self._headers.get(b"x-suffice-preset")
+        preset = preset_name(config, call, None if header is None else header.decode("latin-1"))
+        plan = plan_request(config, self._dialect, call, key, model, preset)
+        await self._reserve(service.keys.accounts(key), plan)
+        outcome, used = "failed", Amount(requests=1)
+        chain = Chain(plan)
+        driver, log = self._driver(call, model, chain, service.cache_salt(key))
+        try:
+            outcome = await self._drive(driver)
+            estimated = await self._estimate(driver, chain, model)
+            used = Amount(tokens=chain.prompt_tokens + chain.meter.used, requests=1)
+        finally:
+            # Shielded: the account is settled once whatever happens to this task meanwhile.
+            await asyncio.shield(self._settle(used, outcome))
+        receipt = receipts.build(
+            chain,
+            request_id=self._id,
+            preset=preset,
+            version=service.version,
+            wall_s=self.elapsed(),
+            estimated=estimated,
+        )
+        self._record(chain, driver, receipt, outcome, log)
+        await self._finish(driver, call, chain, receipt)
+
+    async def refuse(self, error: ApiError) -> None:
+        """Send an error, in the form of the API that was asked."""
+        self.status = error.status
+        self._service.metrics.refused.labels(error.error_code).inc()
+        body = error.anthropic_body() if self._dialect.name == "messages" else error.body()
+        if not self._sink.started:
+            await self._sink.whole(error.status, body, error.headers())
+
+    async def _reserve(self, accounts: tuple[Account, ...], plan: Plan) -> None:
+        """Reserve the worst case.
+
+        Raises:
+            BudgetExhausted: What is spent leaves no room.
+            RateLimited: Requests in flight hold the room.
+        """
+        amount = Amount(tokens=plan.worst_case_tokens, requests=1)
+        with self._service.metrics.ledger_wait.labels("reserve").time():
+            granted = await self._service.ledger.reserve(request_id=self._id, accounts=accounts, amount=amount)
+        if not isinstance(granted, Denied):
+            self._service.metrics.ledger_reserves.labels("granted").inc()
+            self._service.metrics.reserved.inc(amount.tokens)
+            return
+        self._service.metrics.ledger_reserves.labels("denied").inc()
+        who = granted.account.partition(":")[0]
+        limit = granted.limit
+        if granted.exhausted:
+            raise BudgetExhausted(
+                f"the {who}'s budget of {limit.limit} {limit.resource.value} per {limit.window.value} has "
+                f"{limit.limit - granted.spent} left; this request may need {granted.needed}",
+                retry_after_s=granted.retry_after_s,
+            )
+        raise RateLimited(
+            f"requests in flight hold the rest of the {who}'s budget of {limit.limit} {limit.resource.value}",
+            retry_after_s=granted.retry_after_s,
+        )
+
+    def _driver(self, call: Call, model: Served, chain: Chain, salt: str) -> tuple[Driver, list[dict[str, Any]] | None]:
+        service = self._service
+        headers = {"x-request-id": self._id}
+        priority = PRIORITIES[call.field.service_class]
+        if model.priority and priority:
+            headers["x-vllm-priority"] = str(priority)
+        log: list[dict[str, Any]] | None = [] if service.event_log is not None else None
+        service.metrics.overhead.labels(self._dialect.name).observe(self.elapsed())
+        driver = Driver(
+            chain=chain,
+            dialect=self._dialect,
+            call=call,
+            answer=self._dialect.answer(call, self._id, int(time.time()), model),
+            upstream=service.upstream,
+            model=model,
+            sink=self._sink,
+            upstream_fields={"cache_salt": salt},
+            upstream_headers=headers,
+            clock=self.elapsed,
+            metrics=service.metrics,
+            on_progress=self._progress,
+            log=log,
+            log_chunks=service.config.telemetry.event_log_chunks,
+        )
+        return driver, log
+
+    def _progress(self, prompt_tokens: int, generated: int) -> None:
+        self._service.ledger.checkpoint(self._id, prompt_tokens + generated)
+
+    async def _drive(self, driver: Driver) -> str:
+        """Drive until the request is complete, watching the client's connection."""
+        self._service.drivers.add(driver)
+        watcher = asyncio.get_running_loop().create_task(self._watch(driver))
+        try:
+            await driver.run()
+        finally:
+            self._service.drivers.discard(driver)
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+        if not self._sink.connected:
+            return "client_gone"
+        return "failed" if driver.error is not None else "completed"
+
+    async def _watch(self, driver: Driver) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._sink.connected = False
+                phase = "waiting" if driver.first_token_s is None else "streaming"
+                self._service.metrics.client_disconnects.labels(phase).inc()
+                driver.client_gone()
+                return
+
+    async def _estimate(self, driver: Driver, chain: Chain, model: Served) -> bool:
+        """Count the text of a cut stream whose API tells no running counts.
+
+        Each delta was booked as one token, which is the least it can be. Upstream's tokeniser tells better; where it
+        cannot be asked, what was booked stands.
+        """
+        if self._dialect.counts_tokens or not (chain.failed or chain.cancelled_tokens) or not driver.uncounted_text:
+            return False
+        text = "".join(driver.uncounted_text)
+        body = {"model": model.name, "prompt": text, "add_special_tokens": False}
+        try:
+            status, answer = await self._service.upstream.try_json("/tokenize", body)
+        except ApiError:
+            return True
+        count = answer.get("count")
+        if status == 200 and isinstance(count, int):  # noqa: PLR2004
+            driver.uncounted_text.clear()
+            chain.meter.charge_estimate(count)
+        return True
+
+    async def _settle(self, used: Amount, outcome: str) -> None:
+        with self._service.metrics.ledger_wait.labels("settle").time():
+            first = await self._service.ledger.settle(self._id, used, outcome)
+        self._service.metrics.ledger_settles.labels("first" if first else "duplicate").inc()
+
+    def _record(
+        self, chain: Chain, driver: Driver, receipt: dict[str, Any], outcome: str, log: list[dict[str, Any]] | None
+    ) -> None:
+        metrics = self._service.metrics
+        metrics.tokens.labels("prompt").inc(chain.prompt_tokens)
+        metrics.tokens.labels("completion").inc(chain.meter.used)
+        metrics.tokens.labels("thinking").inc(sum(chain.thinking_tokens(i) for i in range(chain.samples)))
+        metrics.tokens.labels("cancelled").inc(chain.cancelled_tokens)
+        metrics.overshoot.inc(max(0, chain.meter.used - chain.plan.total_tokens))
+        for stop in chain.stops:
+            metrics.stops.labels(stop.rule, stop.by).inc()
+        for item in chain.plan.not_applied:
+            metrics.not_applied.labels(item.rule).inc()
+        if driver.first_token_s is not None:
+            metrics.first_token.labels(self._dialect.name).observe(driver.first_token_s)
+        if self._service.event_log is not None and log is not None:
+            log.append({"event": "Settled", "at": self.elapsed(), "outcome": outcome, "receipt": receipt})
+            self._service.event_log.write(self._id, log)
+
+    async def _finish(self, driver: Driver, call: Call, chain: Chain, receipt: dict[str, Any]) -> None:
+        """Send what ends the answer.
+
+        Raises:
+            ApiError: Nothing was sent yet and there is nothing to answer with.
+        """
+        if not self._sink.connected:
+            self.status = 499
+            return
+        error = driver.error
+        if error is None and chain.meter.used == 0 and any(stop.rule == "deadline_ms" for stop in chain.stops):
+            error = DeadlineExceeded("the deadline passed before the first token", param="suffice.budget.deadline_ms")
+        answer = driver.answer
+        if error is not None:
+            if not self._sink.started:
+                raise error
+            self.status = error.status
+            await self._sink.end_stream(answer.broken(error.body()))
+        elif not call.stream:
+            await self._sink.whole(200, answer.whole(receipt, receipts.usage(chain)))
+        else:
+            await self._sink.end_stream(answer.last(receipt, receipts.usage(chain)))
