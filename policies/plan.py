@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from suffice.policies.budget import Bound, Budget, tightest
-from suffice.policies.errors import InvalidBudget
+from suffice.policies.errors import InvalidBudget, PromptTooLong
 
 
 class ThinkingCap(StrEnum):
@@ -66,6 +66,8 @@ class Asked:
     Attributes:
         samples: ``n``, for each prompt; 1 where the request names none.
         prompt_tokens: An upper estimate of the length of all prompts.
+        prompt_exact: Whether that is the exact length.
+        explicit_length: Whether the caller named the length of an answer in a standard field.
         prompts: Prompts in the request (the completions API takes several); each gets ``samples``.
         sources: Limits by source, in order of authority; operator ceilings first.
         reserve_default: Answer reserve where no source names one, as far as the total allows.
@@ -73,7 +75,9 @@ class Asked:
 
     samples: int
     prompt_tokens: int
+    prompt_exact: bool = False
     prompts: int = 1
+    explicit_length: bool = False
     sources: tuple[tuple[str, Budget], ...] = ()
     reserve_default: int = 256
 
@@ -141,7 +145,13 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
         limits["sample_tokens"] = Bound(value=DEFAULT_TOTAL.sample_tokens or 0, source="default")
     samples = _samples(asked, limits) * asked.prompts
     if model.context is not None:
-        _bound(limits, "sample_tokens", Bound(value=model.context, source="model"))
+        # A length that the caller named stands or is refused by upstream; any other is fitted to the context.
+        room = model.context if asked.explicit_length else model.context - asked.prompt_tokens // asked.prompts
+        if room < 1 and asked.prompt_exact:
+            raise PromptTooLong(
+                f"the prompt has {asked.prompt_tokens} tokens and the model's context {model.context}", param="messages"
+            )
+        _bound(limits, "sample_tokens", Bound(value=max(room, 1), source="model"))
     total = limits["total_tokens"].value if "total_tokens" in limits else samples * limits["sample_tokens"].value
     share = total // samples
     if share < 1:

@@ -152,6 +152,10 @@ class Dialect(Protocol):
         """Path and body of the upstream request that starts a segment."""
         ...
 
+    def counting(self, call: Call) -> dict[str, Any] | None:
+        """Body for ``/tokenize`` that counts this request's prompt exactly, where there is one."""
+        ...
+
     def read(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> Reading:
         """Understand one upstream frame."""
         ...

@@ -7,7 +7,7 @@ with tools rely on the engine's own cap.
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from suffice.policies.budget import Budget
@@ -20,8 +20,8 @@ from suffice.server.gateway.dialects.base import Call, Reading, Segment
 from suffice.server.gateway.field import parse_field
 
 if TYPE_CHECKING:
-    from suffice.server.gateway.facts import Served
     from suffice.policies.decisions import Open
+    from suffice.server.gateway.facts import Served
 
 SAMPLING = frozenset(
     {
@@ -54,6 +54,9 @@ ENDINGS = {
 
 _TAKEN = ("model", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "thinking_token_budget")
 """Fields that the gateway reads and writes anew for each segment."""
+
+
+_PROMPT_FIELDS = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
 
 
 class ChatDialect:
@@ -120,6 +123,10 @@ class ChatDialect:
         if model.thought is not None:
             body["return_token_ids"] = True
         return self.path, body
+
+    def counting(self, call: Call) -> dict[str, Any] | None:
+        """What ``/tokenize`` must be asked to learn the prompt's exact length."""
+        return {name: call.body[name] for name in _PROMPT_FIELDS if name in call.body}
 
     def read(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> Reading:  # noqa: ARG002
         """A chunk of chat or, after a resume, of completions."""
@@ -247,6 +254,7 @@ class ChatAnswer:
         if not self._keep_ids:
             choice.pop("token_ids", None)
             frame.pop("prompt_token_ids", None)
+        frame.pop("prompt_text", None)
         if not self._call.stream:
             self._choice(segment.sample).add(choice)
             return b""

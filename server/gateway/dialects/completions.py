@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from suffice.policies.plan import ApiFacts
@@ -78,6 +78,12 @@ class CompletionsDialect:
         if model.thought is not None:
             body["return_token_ids"] = True
         return self.path, body
+
+    def counting(self, call: Call) -> dict[str, Any] | None:
+        """What ``/tokenize`` must be asked; several prompts are not counted ahead, nor are token ids."""
+        if len(call.prompts) > 1 or not isinstance(call.prompts[0], str):
+            return None
+        return {"prompt": call.prompts[0]}
 
     def read(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> Reading:  # noqa: ARG002
         """A completions chunk."""

@@ -5,7 +5,7 @@ vLLM takes budgets of 1,024 tokens and more here, as Anthropic does; a smaller c
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from suffice.policies.budget import Budget
@@ -18,8 +18,8 @@ from suffice.server.gateway.dialects.base import Call, Reading, Segment
 from suffice.server.gateway.field import parse_field
 
 if TYPE_CHECKING:
-    from suffice.server.gateway.facts import Served
     from suffice.policies.decisions import Open
+    from suffice.server.gateway.facts import Served
 
 ALLOWED = frozenset(
     {
@@ -108,6 +108,10 @@ class MessagesDialect:
         if opened.thinking_tokens is not None and "thinking" not in body:
             body["thinking"] = {"type": "enabled", "budget_tokens": opened.thinking_tokens}
         return self.path, body
+
+    def counting(self, call: Call) -> dict[str, Any] | None:  # noqa: ARG002
+        """Nothing tells the length of this API's prompts ahead; the estimate stands."""
+        return None
 
     def read(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> Reading:  # noqa: ARG002
         """An event. Deltas are at least a token each; ``message_delta`` has the exact count."""

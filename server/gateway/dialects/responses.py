@@ -5,7 +5,7 @@ Nothing is kept between requests: stored and background responses would outlive 
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from suffice.policies.budget import Budget
@@ -19,8 +19,8 @@ from suffice.server.gateway.dialects.chat import EFFORTS, seed
 from suffice.server.gateway.field import parse_field
 
 if TYPE_CHECKING:
-    from suffice.server.gateway.facts import Served
     from suffice.policies.decisions import Open
+    from suffice.server.gateway.facts import Served
 
 ALLOWED = frozenset(
     {
@@ -101,6 +101,10 @@ class ResponsesDialect:
         body = call.body | {"max_output_tokens": opened.max_tokens, "stream": True, "store": False}
         seed(body, opened.sample)
         return self.path, body
+
+    def counting(self, call: Call) -> dict[str, Any] | None:  # noqa: ARG002
+        """Nothing tells the length of this API's prompts ahead; the estimate stands."""
+        return None
 
     def read(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> Reading:
         """An event. Deltas are at least a token each; the last event has the exact count."""
