@@ -2,6 +2,7 @@
 
 PolicyError
 |-- InvalidBudget      the caller asked for something impossible        (hint 400)
+|   `-- PromptTooLong  the prompt leaves no room in the model's context (hint 400)
 `-- IllegalEvent       the driver reported something that cannot happen (hint 500)
 """
 
@@ -28,6 +29,10 @@ class InvalidBudget(PolicyError):
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class PromptTooLong(InvalidBudget):
+    """The prompt fills the model's context."""
 
 
 class IllegalEvent(PolicyError):

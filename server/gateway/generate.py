@@ -18,7 +18,7 @@ from suffice.server.errors import (
 from suffice.server.gateway import receipt as receipts
 from suffice.server.gateway.driver import Driver
 from suffice.server.gateway.intake import ClientLeft, parse_object, read_body
-from suffice.server.gateway.planner import find_model, plan_request, preset_name
+from suffice.server.gateway.planner import find_model, plan_request, preset_name, prompt_estimate
 from suffice.server.gateway.service import PRIORITIES
 from suffice.server.gateway.sink import Sink
 from suffice.server.ledger.amounts import Amount, Denied
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from suffice.server.gateway.facts import Served
     from suffice.server.gateway.service import Service
     from suffice.server.ledger.amounts import Account
+    from suffice.server.ledger.keys import KeyRecord
+
+
+_OK = 200
+_ROOMY = 1024
+"""Tokens of room beside the estimated prompt that make an exact count of it not worth a call."""
 
 
 class GenerateEndpoint:
@@ -95,7 +101,7 @@ class _Request:
         self.model_label = model.name
         header = self._headers.get(b"x-suffice-preset")
         preset = preset_name(config, call, None if header is None else header.decode("latin-1"))
-        plan = plan_request(config, self._dialect, call, key, model, preset)
+        plan = await self._plan(call, key, model, preset)
         await self._reserve(service.keys.accounts(key), plan)
         outcome, used = "failed", Amount(requests=1)
         chain = Chain(plan)
@@ -125,6 +131,18 @@ class _Request:
         body = error.anthropic_body() if self._dialect.name == "messages" else error.body()
         if not self._sink.started:
             await self._sink.whole(error.status, body, error.headers())
+
+    async def _plan(self, call: Call, key: KeyRecord, model: Served, preset: str) -> Plan:
+        """Plan by the upper estimate of the prompt; where the context is too tight for it, by the exact length."""
+        config = self._service.config
+        counting = self._dialect.counting(call)
+        if counting is None or call.explicit_max:
+            return plan_request(config, self._dialect, call, key, model, preset)
+        if model.context is None or prompt_estimate(call, model) + _ROOMY <= model.context:
+            return plan_request(config, self._dialect, call, key, model, preset)
+        status, answer = await self._service.upstream.try_json("/tokenize", {"model": model.name, **counting})
+        exact = answer.get("count") if status == _OK else None
+        return plan_request(config, self._dialect, call, key, model, preset, prompt_tokens=exact)
 
     async def _reserve(self, accounts: tuple[Account, ...], plan: Plan) -> None:
         """Reserve the worst case.
@@ -222,7 +240,7 @@ class _Request:
         except ApiError:
             return True
         count = answer.get("count")
-        if status == 200 and isinstance(count, int):  # noqa: PLR2004
+        if status == _OK and isinstance(count, int):
             driver.uncounted_text.clear()
             chain.meter.charge_estimate(count)
         return True

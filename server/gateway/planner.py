@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from suffice.policies.budget import Budget
-from suffice.policies.errors import InvalidBudget
+from suffice.policies.errors import InvalidBudget, PromptTooLong
 from suffice.policies.plan import Asked, Plan, make_plan
-from suffice.server.errors import InvalidRequest, ModelNotFound
+from suffice.server.errors import ContextExceeded, InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
     from suffice.server.config import Config
@@ -45,8 +45,26 @@ def prompt_estimate(call: Call, model: Served) -> int:
     return estimate if model.context is None else min(estimate, len(call.prompts) * model.context)
 
 
-def plan_request(config: Config, dialect: Dialect, call: Call, key: KeyRecord, model: Served, preset: str) -> Plan:
+def plan_request(
+    config: Config,
+    dialect: Dialect,
+    call: Call,
+    key: KeyRecord,
+    model: Served,
+    preset: str,
+    *,
+    prompt_tokens: int | None = None,
+) -> Plan:
     """Merge all limits.
+
+    Args:
+        config: The operator's ceilings, presets and effort table.
+        dialect: The API of the request.
+        call: The checked request.
+        key: Its key, with ceilings of its own.
+        model: The model that will answer.
+        preset: The preset in force.
+        prompt_tokens: The prompt's exact length, where it is known; otherwise it is estimated from above.
 
     Raises:
         InvalidRequest: They leave no room for an answer.
@@ -86,12 +104,16 @@ def plan_request(config: Config, dialect: Dialect, call: Call, key: KeyRecord, m
     asked = Asked(
         samples=call.samples,
         prompts=len(call.prompts),
-        prompt_tokens=prompt_estimate(call, model),
+        prompt_tokens=prompt_estimate(call, model) if prompt_tokens is None else prompt_tokens,
+        prompt_exact=prompt_tokens is not None,
+        explicit_length=call.explicit_max,
         sources=tuple(sources),
         reserve_default=config.policies.answer_reserve,
     )
     try:
         return make_plan(asked, model.facts(), dialect.facts(call))
+    except PromptTooLong as error:
+        raise ContextExceeded(str(error), param=error.param) from None
     except InvalidBudget as error:
         raise InvalidRequest(str(error), param=error.param, code="impossible_budget") from None
 
