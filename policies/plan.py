@@ -221,6 +221,13 @@ def _thinking(
             f"answer_reserve of {reserve} does not fit into {sample_tokens} tokens of a sample",
             param="suffice.budget.answer_reserve",
         )
+    if room < 0 and "total_tokens" in limits and limits["total_tokens"].source == "request":
+        least = reserve + model.close_tokens
+        raise InvalidBudget(
+            f"total_tokens leaves {sample_tokens} for a sample; closing its thought and answering takes {least}",
+            param="suffice.budget.total_tokens",
+        )
+    # A tiny standard field (max_tokens: 1 of a health check) is honoured as OpenAI honours it: cut by length.
     room = max(room, 0)
     if named is None:
         limits["answer_reserve"] = Bound(value=reserve, source="default")
