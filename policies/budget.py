@@ -70,92 +70,140 @@ def tightest(*sources: tuple[str, Budget]) -> dict[str, Bound]:
 
 
 @dataclass(slots=True)
-class _Account:
-    """One sample's use: tokens generated, and tokens its open segment may still generate."""
+class _Pot:
+    """Tokens set aside for one purpose: what of them was generated, and what open requests may still generate."""
 
+    size: int
     used: int = 0
     granted: int = 0
 
+    @property
+    def available(self) -> int:
+        return self.size - self.used - self.granted
+
+
+PROBES = -1
+"""The pot that all probes of a request share."""
+
 
 class Meter:
-    """Hands out allowances for segments so that no sum of them can pass the limits.
+    """Sets tokens aside for samples and hands out allowances from them so that no sum can pass the total.
 
-    Invariant, at every moment: ``used + granted <= total`` over all samples, and for each sample
-    ``used + granted <= sample_tokens``, where ``granted`` is what open segments may still generate.
+    Each sample has a pot of its own, taken from the total when it is launched, so that a later sample can never take
+    what an earlier one needs for its answer. A sample that is done gives back the rest of its pot.
+
+    Invariant, at every moment: ``used + granted <= size`` of each pot, and the sizes of all open pots plus what closed
+    ones used are at most the total.
     """
 
-    __slots__ = ("_granted", "_sample_limit", "_samples", "_total", "_used")
+    __slots__ = ("_extra", "_free", "_pots", "_used")
 
-    def __init__(self, *, total_tokens: int, sample_tokens: int) -> None:
-        self._total = total_tokens
-        self._sample_limit = sample_tokens
-        self._samples: dict[int, _Account] = {}
+    def __init__(self, total_tokens: int) -> None:
+        self._free = total_tokens
         self._used = 0
-        self._granted = 0
+        self._extra = 0
+        self._pots: dict[int, _Pot] = {}
 
     @property
     def used(self) -> int:
-        """Tokens generated so far, over all samples."""
-        return self._used
+        """Tokens generated so far, by all samples and probes."""
+        return self._used + self._extra
 
     @property
     def left(self) -> int:
-        """Tokens that are neither used nor promised to an open segment."""
-        return self._total - self._used - self._granted
+        """Tokens that are in no pot."""
+        return self._free
+
+    @property
+    def probe_used(self) -> int:
+        """Tokens that probes generated so far."""
+        return self.sample_used(PROBES)
 
     def sample_used(self, sample: int) -> int:
         """Tokens that one sample generated so far."""
-        account = self._samples.get(sample)
-        return 0 if account is None else account.used
+        pot = self._pots.get(sample)
+        return 0 if pot is None else pot.used
 
     def available(self, sample: int) -> int:
         """The largest allowance that ``grant`` would give this sample now."""
-        return max(0, min(self.left, self._sample_limit - self.sample_used(sample)))
+        pot = self._pots.get(sample)
+        return 0 if pot is None else pot.available
+
+    def room(self, sample: int) -> int:
+        """Tokens of a sample's pot that are not generated yet, whether promised or not."""
+        pot = self._pots.get(sample)
+        return 0 if pot is None else pot.size - pot.used
+
+    def allot(self, sample: int, tokens: int) -> int:
+        """Set up to ``tokens`` aside for a sample, as far as there are any.
+
+        Returns:
+            The size of its pot, possibly 0.
+
+        Raises:
+            IllegalEvent: The sample has a pot already, or ``tokens`` is negative.
+        """
+        if tokens < 0 or sample in self._pots:
+            raise IllegalEvent(f"sample {sample} cannot be allotted {tokens} tokens")
+        size = min(tokens, self._free)
+        self._pots[sample] = _Pot(size)
+        self._free -= size
+        return size
 
     def grant(self, sample: int, tokens: int) -> int:
-        """Promise up to ``tokens`` to a sample's next segment.
+        """Promise up to ``tokens`` of a sample's pot to its next upstream request.
 
         Returns:
             What was granted: at most ``tokens``, possibly 0.
 
         Raises:
-            IllegalEvent: The sample has an open segment, or ``tokens`` is negative.
+            IllegalEvent: The sample has no pot, or ``tokens`` is negative.
         """
-        account = self._samples.get(sample)
-        if tokens < 0 or (account is not None and account.granted):
+        pot = self._pots.get(sample)
+        if tokens < 0 or pot is None:
             raise IllegalEvent(f"sample {sample} cannot be granted {tokens} tokens now")
-        granted = min(tokens, self.available(sample))
-        self._samples.setdefault(sample, _Account()).granted = granted
-        self._granted += granted
+        granted = min(tokens, pot.available)
+        pot.granted += granted
         return granted
 
     def use(self, sample: int, tokens: int) -> None:
-        """Book generated tokens against the open grant.
+        """Book generated tokens against what was granted.
 
         Raises:
             IllegalEvent: More was generated than granted; upstream broke its promise. Nothing is changed.
         """
-        account = self._samples.get(sample)
-        if account is None or not 0 <= tokens <= account.granted:
+        pot = self._pots.get(sample)
+        if pot is None or not 0 <= tokens <= pot.granted:
             raise IllegalEvent(f"sample {sample} generated {tokens} tokens beyond its grant")
-        account.used += tokens
-        account.granted -= tokens
+        pot.used += tokens
+        pot.granted -= tokens
         self._used += tokens
-        self._granted -= tokens
 
-    def release(self, sample: int) -> int:
-        """Take back what the sample's ended segment left unused; 0 when there is none.
+    def release(self, sample: int, tokens: int | None = None) -> int:
+        """Take back what ended requests of the sample left unused: ``tokens`` of it, or all.
 
         Returns:
-            The tokens taken back.
+            The tokens taken back, which its next request may use.
         """
-        account = self._samples.get(sample)
-        if account is None:
+        pot = self._pots.get(sample)
+        if pot is None:
             return 0
-        unused, account.granted = account.granted, 0
-        self._granted -= unused
+        unused = pot.granted if tokens is None else min(tokens, pot.granted)
+        pot.granted -= unused
         return unused
 
-    def charge_estimate(self, total: int) -> None:
+    def hold_back(self, sample: int, tokens: int) -> None:
+        """Never grant these tokens of the pot: a closed stream may have generated them unseen."""
+        pot = self._pots[sample]
+        pot.size -= min(tokens, pot.available)
+
+    def close(self, sample: int) -> None:
+        """The sample is done: what its pot still has is free for others. Idempotent."""
+        pot = self._pots.get(sample)
+        if pot is not None:
+            self._free += pot.available
+            pot.size -= pot.available
+
+    def charge_estimate(self, total: int, limit: int) -> None:
         """Raise the tokens used to an estimate of what a cut stream generated; never beyond the limit, never lower."""
-        self._used = max(self._used, min(total, self._total))
+        self._extra = max(self._extra, min(total, limit) - self._used, 0)

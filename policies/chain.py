@@ -1,10 +1,10 @@
 """The chain: one request's life as a pure machine over events.
 
 It owns the meter, asks its rules about every event they listen to, and turns what they want into what a driver can
-do: open a segment with an exact allowance, abort one, declare a sample or the request done. Rules never see each
-other; where two want different things of one event, the stronger wins:
+do: open a segment or a probe with an exact allowance, abort one, declare a sample or the request done. Rules never
+see each other; where two want different things of one event, the stronger wins:
 
-    EndRequest > StopSample > CloseThought > DrawSamples > Continue
+    EndRequest > StopSample > CloseThought > ThinkOn > TakeProbe > DrawSamples > Continue
 
 Everything that decides whether a request goes on lives here or in a rule. What must not be here: I/O, clocks, text.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
-from suffice.policies.budget import Meter
+from suffice.policies.budget import PROBES, Meter
 from suffice.policies.decisions import (
     Abort,
     Action,
@@ -25,9 +25,14 @@ from suffice.policies.decisions import (
     EndRequest,
     Finish,
     Open,
+    Probe,
+    ReadVote,
     RuleDecision,
     SampleDone,
+    Signal,
     StopSample,
+    TakeProbe,
+    ThinkOn,
 )
 from suffice.policies.errors import IllegalEvent
 from suffice.policies.events import (
@@ -38,10 +43,12 @@ from suffice.policies.events import (
     EndReason,
     Event,
     Phase,
+    Probed,
     PromptCounted,
     SegmentEnded,
     Started,
     Tick,
+    Voted,
 )
 from suffice.policies.plan import Plan, ThinkingCap
 
@@ -88,10 +95,16 @@ class _Sample:
     open: bool = False
     done: bool = False
     cut: bool = False
-    closing: bool = False
-    """A rule closed the thought; the aborted segment is to be resumed."""
+    closing: CloseThought | None = None
+    """A rule closed the thought; the aborted segment is to be resumed, or the engine was told."""
     stopped: StopSample | None = None
     """A rule ended the sample; it waits for its segment to end."""
+    probe: int = 0
+    """Tokens that its open probe was granted; 0 without one."""
+    voting: bool = False
+    """Its vote is still to be reported."""
+    paused: bool = False
+    """It ended at the close of its thought, where a rule may have it think on."""
 
 
 @dataclass(slots=True)
@@ -115,11 +128,13 @@ class Chain:
     _ending: EndRequest | None = field(init=False, default=None)
     _complete: bool = field(init=False, default=False)
     _started: bool = field(init=False, default=False)
-    _running: int = field(init=False, default=0)
+    _waiting: int = field(init=False, default=0)
+    """Segments, probes and votes that are still to be reported."""
     _listeners: dict[type[Event], tuple[Rule, ...]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.meter = Meter(total_tokens=self.plan.total_tokens, sample_tokens=self.plan.sample_tokens)
+        self.meter = Meter(self.plan.total_tokens)
+        self.meter.allot(PROBES, self.plan.probe_tokens)
         for kind in {kind for rule in self.rules for kind in rule.listens}:
             self._listeners[kind] = tuple(rule for rule in self.rules if kind in rule.listens)
 
@@ -165,7 +180,7 @@ class Chain:
             IllegalEvent: The event cannot follow what came before; nothing was changed.
         """
         if self._complete:
-            if isinstance(event, Chunk | SegmentEnded | Started):
+            if isinstance(event, Chunk | SegmentEnded | Started | Probed | Voted):
                 raise IllegalEvent(f"{type(event).__name__} after the request was complete")
             return ()
         match event:
@@ -184,6 +199,12 @@ class Chain:
                 actions = ()
             case SegmentEnded():
                 actions = self._ended(event)
+            case Probed():
+                self._probed(event)
+                actions = ()
+            case Voted():
+                self._voted(event)
+                actions = ()
             case Tick():
                 overdue = self.plan.deadline_s is not None and event.at >= self.plan.deadline_s
                 actions = self._apply(EndRequest(rule="deadline_ms")) if overdue else ()
@@ -194,11 +215,13 @@ class Chain:
             case _:
                 assert_never(event)
         listeners = self._listeners.get(type(event))
-        if listeners:
+        if listeners and self._ending is None:
             wanted = self._strongest(listeners, event)
             if wanted is not None:
                 actions += self._apply(wanted)
-        if self._running == 0 and (self._started or self._ending is not None):
+        if isinstance(event, SegmentEnded):
+            actions += self._answer_paused(event.sample)
+        if self._waiting == 0 and (self._started or self._ending is not None):
             self._complete = True
             actions += (Complete(),)
         return actions
@@ -223,6 +246,10 @@ class Chain:
                 return () if self._ending else self._launch(decision.count)
             case CloseThought():
                 return self._close_thought(decision)
+            case TakeProbe():
+                return self._take_probe(decision)
+            case ThinkOn():
+                return self._think_on(decision)
             case StopSample():
                 sample = self._samples[decision.sample]
                 if sample.done or sample.stopped:
@@ -238,9 +265,41 @@ class Chain:
         sample = self._samples[decision.sample]
         if not sample.open or sample.closing or sample.stopped or sample.phase is not Phase.THINKING:
             return ()
-        sample.closing = True
-        self._note(decision.sample, decision.rule, "gateway")
+        if self.plan.close_by is ThinkingCap.ENGINE:
+            sample.closing = decision
+            self._note(decision.sample, decision.rule, "engine")
+            return (Signal(sample=decision.sample),)
+        if self.meter.room(decision.sample) < ABORT_LAG_TOKENS + self._answer_reserve:
+            # Resuming would take the answer's tokens; the cap on the thought is about to close it anyway.
+            return ()
+        sample.closing = decision
         return (Abort(sample=decision.sample),)
+
+    def _take_probe(self, decision: TakeProbe) -> tuple[Action, ...]:
+        sample = self._samples[decision.sample]
+        if not sample.open or sample.probe or sample.phase is not Phase.THINKING:
+            return ()
+        sample.probe = self.meter.grant(PROBES, decision.max_tokens)
+        if not sample.probe:
+            return ()
+        self._waiting += 1
+        return (Probe(sample=decision.sample, at_token=sample.thinking, max_tokens=sample.probe),)
+
+    def _probed(self, event: Probed) -> None:
+        sample = self._samples[event.sample] if event.sample < len(self._samples) else None
+        if sample is None or not sample.probe:
+            raise IllegalEvent(f"sample {event.sample} has no open probe")
+        self.meter.use(PROBES, event.tokens)
+        self.meter.release(PROBES, sample.probe - event.tokens)
+        sample.probe = 0
+        self._waiting -= 1
+
+    def _voted(self, event: Voted) -> None:
+        sample = self._samples[event.sample] if event.sample < len(self._samples) else None
+        if sample is None or not sample.voting:
+            raise IllegalEvent(f"sample {event.sample} is not to vote")
+        sample.voting = False
+        self._waiting -= 1
 
     def _end_all(self, decision: EndRequest) -> tuple[Action, ...]:
         if self._ending is not None:
@@ -249,34 +308,39 @@ class Chain:
         return tuple(Abort(sample=index) for index, sample in enumerate(self._samples) if sample.open)
 
     def _launch(self, count: int) -> tuple[Action, ...]:
-        """Open new samples while the budget has anything for them."""
+        """Open new samples while the budget has anything for them; those of one launch share what is left."""
         opened: list[Action] = []
-        for _ in range(count):
+        for position in range(count):
             index = len(self._samples)
-            if self.meter.available(index) < 1:
+            size = self.meter.allot(index, min(self.plan.sample_tokens, self.meter.left // (count - position)))
+            if size < 1:
                 break
             phase = Phase.ANSWER if self.plan.thinking_cap is ThinkingCap.NONE else Phase.THINKING
             self._samples.append(_Sample(phase=phase))
             opened.append(self._open(index))
         return tuple(opened)
 
-    def _open(self, index: int, *, close_thought: bool = False) -> Open:
+    def _open(self, index: int, *, close_thought: bool = False, think_on: bool = False) -> Open:
         sample = self._samples[index]
         want = self.meter.available(index)
-        if self.plan.thinking_cap is ThinkingCap.GATEWAY and sample.segment == 0:
-            # The thought can be no longer than the segment that holds it.
-            want = min(want, max(1, self.plan.thinking_tokens or 0))
+        cap = self.plan.thinking_tokens
+        thinking = sample.phase is Phase.THINKING and not close_thought
+        if self.plan.thinking_cap is ThinkingCap.GATEWAY and cap is not None and thinking:
+            # The thought can be no longer than the segments that hold it.
+            want = min(want, max(1, cap - sample.thinking))
         allowance = self.meter.grant(index, want)
         sample.open = True
-        sample.closing = False
-        self._running += 1
-        engine_cap = self.plan.thinking_cap is ThinkingCap.ENGINE and not close_thought
+        sample.closing = None
+        self._waiting += 1
+        engine_cap = self.plan.thinking_cap is ThinkingCap.ENGINE and thinking
         return Open(
             sample=index,
             segment=sample.segment,
             max_tokens=allowance,
-            thinking_tokens=self.plan.thinking_tokens if engine_cap else None,
+            thinking_tokens=None if cap is None or not engine_cap else max(0, cap - sample.thinking),
             close_thought=close_thought,
+            think_on=think_on,
+            pause_at_close=self.plan.pause_at_close and not close_thought,
         )
 
     def _book(self, event: Chunk) -> None:
@@ -298,23 +362,24 @@ class Chain:
         sample = self._samples[event.sample]
         sample.open = False
         sample.phase = event.phase
-        self._running -= 1
+        self._waiting -= 1
         unused = self.meter.release(event.sample)
         if event.reason is EndReason.FAILED:
             self.failed = True
             return self._done(event.sample, "error") + self._end_all(EndRequest(rule="upstream_failed"))
         if self._ending is not None:
-            sample.cut = True
-            self._note(event.sample, self._ending.rule, "gateway")
-            return self._done(event.sample, self._ending.finish.value)
+            return self._cut(event.sample, self._ending.rule, self._ending.finish.value)
         if sample.stopped is not None:
-            sample.cut = True
-            self._note(event.sample, sample.stopped.rule, "gateway")
-            return self._done(event.sample, sample.stopped.finish.value)
+            return self._cut(event.sample, sample.stopped.rule, sample.stopped.finish.value)
+        if event.reason is EndReason.ABORTED and sample.closing is not None:
+            self.meter.hold_back(event.sample, ABORT_LAG_TOKENS)
+            self._note(event.sample, sample.closing.rule, "gateway")
+            return (self._go_on(event.sample, close_thought=True),)
         room = self.meter.available(event.sample)
-        if sample.closing and event.reason is EndReason.ABORTED and room > 0:
-            sample.segment += 1
-            return (self._open(event.sample, close_thought=True),)
+        if event.reason is EndReason.THOUGHT_END and room > 0:
+            # Rules listen to this very event and may have the sample think on; otherwise it answers.
+            sample.paused = True
+            return ()
         if event.reason is EndReason.LENGTH:
             if room > 0 and unused == 0:
                 return (self._resume(event),)
@@ -322,18 +387,53 @@ class Chain:
             self._note(event.sample, "context" if unused else self._binding_limit(), "engine")
         return self._done(event.sample, _FINISH[event.reason])
 
+    def _cut(self, index: int, rule: str, finish: str) -> tuple[Action, ...]:
+        self._samples[index].cut = True
+        self._note(index, rule, "gateway")
+        return self._done(index, finish)
+
     def _resume(self, event: SegmentEnded) -> Open:
         """A segment was shorter than the sample may be: go on, closing the thought if it is still open."""
-        sample = self._samples[event.sample]
-        sample.segment += 1
         thinking = event.phase is Phase.THINKING
         if thinking:
             self._note(event.sample, "thinking_tokens", "gateway")
-        return self._open(event.sample, close_thought=thinking)
+        return self._go_on(event.sample, close_thought=thinking)
+
+    def _think_on(self, decision: ThinkOn) -> tuple[Action, ...]:
+        sample = self._samples[decision.sample]
+        if not sample.paused:
+            return ()
+        sample.paused = False
+        self._note(decision.sample, decision.rule, "gateway")
+        return (self._go_on(decision.sample, think_on=True),)
+
+    def _answer_paused(self, index: int) -> tuple[Action, ...]:
+        """Nobody wanted a paused sample to think on: it answers."""
+        sample = self._samples[index]
+        if not sample.paused:
+            return ()
+        sample.paused = False
+        return (self._go_on(index, close_thought=True),)
+
+    def _go_on(self, index: int, *, close_thought: bool = False, think_on: bool = False) -> Open:
+        self._samples[index].segment += 1
+        return self._open(index, close_thought=close_thought, think_on=think_on)
 
     def _done(self, index: int, finish: str) -> tuple[Action, ...]:
-        self._samples[index].done = True
-        return (SampleDone(sample=index, finish=finish),)
+        sample = self._samples[index]
+        sample.done = True
+        self.meter.close(index)
+        done = SampleDone(sample=index, finish=finish)
+        if not self.plan.votes or self._ending is not None:
+            return (done,)
+        sample.voting = True
+        self._waiting += 1
+        return (done, ReadVote(sample=index))
+
+    @property
+    def _answer_reserve(self) -> int:
+        reserve = self.plan.limits.get("answer_reserve")
+        return 1 if reserve is None else reserve.value
 
     def _binding_limit(self) -> str:
         """Which limit a sample that ran to its end ran into."""
@@ -351,10 +451,19 @@ class Chain:
 _RANK: dict[type[RuleDecision], int] = {
     Continue: 0,
     DrawSamples: 1,
-    CloseThought: 2,
-    StopSample: 3,
-    EndRequest: 4,
+    TakeProbe: 2,
+    ThinkOn: 3,
+    CloseThought: 4,
+    StopSample: 5,
+    EndRequest: 6,
 }
+
+ABORT_LAG_TOKENS = 16
+"""Tokens of a sample that are never granted again once a stream of it was closed early.
+
+Between the last chunk that was read and the engine's noticing the closed connection it may generate some more. They
+are allowed for, so that the sum of all that upstream was ever allowed to generate still keeps the limit.
+"""
 
 _FINISH = {
     EndReason.STOP: Finish.STOP.value,
@@ -362,4 +471,5 @@ _FINISH = {
     EndReason.TOOL_CALLS: "tool_calls",
     EndReason.REPETITION: Finish.STOP.value,
     EndReason.ABORTED: Finish.LENGTH.value,
+    EndReason.THOUGHT_END: Finish.LENGTH.value,
 }

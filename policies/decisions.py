@@ -1,7 +1,8 @@
 """What rules and the chain can ask for. The driver carries these out and invents nothing.
 
-Rules return ``Continue``, ``CloseThought``, ``StopSample``, ``DrawSamples`` or ``Finish``. The chain turns them into
-the three things a driver can do: ``Open`` a segment with an exact allowance, ``Abort`` one, ``Finish`` the request.
+Rules return a ``RuleDecision``. The chain turns it into what a driver can do, an ``Action``: open a segment or a probe
+with an exact allowance, abort a segment, have the engine close a thought, read a vote, declare a sample or the whole
+request done.
 """
 
 from __future__ import annotations
@@ -44,6 +45,23 @@ class CloseThought(Decision):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeProbe(Decision):
+    """Look, beside the running stream, at what a sample would answer now."""
+
+    sample: int
+    rule: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkOn(Decision):
+    """Resume a sample whose thought has just ended by itself, with the thought reopened."""
+
+    sample: int
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopSample(Decision):
     """End one sample as it stands."""
 
@@ -79,6 +97,8 @@ class Open(Decision):
             less what ended segments left unused, never exceeds them.
         thinking_tokens: The part of it that the engine may spend on thinking; None where it need not watch.
         close_thought: Resume with the thought closed, so that an answer follows.
+        think_on: Resume with the thought that has just ended reopened.
+        pause_at_close: End the segment where the model closes its thought, so that rules may have it think on.
     """
 
     sample: int
@@ -86,6 +106,37 @@ class Open(Decision):
     max_tokens: int
     thinking_tokens: int | None = None
     close_thought: bool = False
+    think_on: bool = False
+    pause_at_close: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe(Decision):
+    """Generate, beside a sample's stream, what it would answer with its thought closed here; ``Probed`` follows.
+
+    Attributes:
+        sample: Index of the sample.
+        at_token: Tokens of its thought so far.
+        max_tokens: All that the probe may generate.
+    """
+
+    sample: int
+    at_token: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal(Decision):
+    """Have the engine close the thought of a running sample; its stream goes on."""
+
+    sample: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadVote(Decision):
+    """Read the answer of a sample that is done, and its score where a rule wants one; ``Voted`` follows."""
+
+    sample: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,5 +159,8 @@ class Complete(Decision):
     """The whole request is complete; settle and answer."""
 
 
-RuleDecision: TypeAlias = Continue | CloseThought | StopSample | DrawSamples | EndRequest
-Action: TypeAlias = Open | Abort | SampleDone | Complete
+RuleDecision: TypeAlias = Continue | DrawSamples | TakeProbe | ThinkOn | CloseThought | StopSample | EndRequest
+Action: TypeAlias = Open | Probe | Signal | Abort | ReadVote | SampleDone | Complete
+
+CONTINUE = Continue()
+"""What nearly every event is answered with; one object for all."""

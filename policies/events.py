@@ -28,6 +28,8 @@ class EndReason(StrEnum):
     """The model ended by itself, or a stop string of the client's was met."""
     LENGTH = "length"
     """The segment used all it was allowed."""
+    THOUGHT_END = "thought_end"
+    """The model closed its thought, where it was asked to pause."""
     TOOL_CALLS = "tool_calls"
     """The model ended with tool calls."""
     REPETITION = "repetition"
@@ -78,21 +80,32 @@ class PromptCounted(Event):
 class Chunk(Event):
     """New tokens of one sample.
 
+    What is known of single tokens comes as one value a token, in order, or not at all: each tuple is empty where no
+    rule of the request asked for it.
+
     Attributes:
         sample: Index of the sample, in launch order.
         tokens: Tokens generated since the sample's previous chunk; may be 0.
         phase: Where the last of them stands.
         text: The text of the chunk; never logged.
-        logprobs: Log-probabilities of the chunk's tokens, where they were asked for.
+        token_ids: Ids of its tokens; never logged, since they are the text.
+        logprobs: Natural log-probabilities of its tokens.
+        confidences: Of each token's position, minus the mean log-probability of the most likely tokens (nats).
+        close_logprobs: At each token's position, the log-probability of the token that closes a thought.
+        entropies: Of each token's position, the entropy of the whole distribution (nats); only known in the engine.
     """
 
-    private: ClassVar[frozenset[str]] = frozenset({"text"})
+    private: ClassVar[frozenset[str]] = frozenset({"text", "token_ids"})
 
     sample: int
     tokens: int
     phase: Phase
     text: str = ""
+    token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    confidences: tuple[float, ...] = ()
+    close_logprobs: tuple[float, ...] = ()
+    entropies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +124,48 @@ class SegmentEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probed(Event):
+    """What a sample would answer if its thought were closed where the probe was taken.
+
+    Attributes:
+        sample: Index of the sample.
+        at_token: Tokens of the sample's thought when the probe was taken.
+        tokens: Tokens that the probe generated.
+        answer: The answer's equivalence class within the request (0 for the first answer met, and so on); None where
+            no answer could be read or the probe failed.
+        confidence: Geometric mean of the answer tokens' probabilities, from 0 to 1; None where unknown.
+        entropy: Entropy of the first token after the closed thought, over the most likely tokens (nats).
+    """
+
+    sample: int
+    at_token: int
+    tokens: int
+    answer: int | None = None
+    confidence: float | None = None
+    entropy: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voted(Event):
+    """A sample is over and its answer was read.
+
+    Attributes:
+        sample: Index of the sample, in launch order.
+        answer: The answer's equivalence class within the request (0 for the first answer met, and so on), so that
+            rules compare answers without seeing any; None where there is no answer, which never wins.
+        tokens: Tokens that the sample generated.
+        score: A verifier's reward; None where none was asked.
+        confidence: The sample's own confidence, from 0 to 1 or in nats as the rule in force defines it.
+    """
+
+    sample: int
+    answer: int | None
+    tokens: int
+    score: float | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick(Event):
     """A moment that a rule asked to be woken at has come."""
 
@@ -125,4 +180,4 @@ class Draining(Event):
     """The server is shutting down and its grace period is over."""
 
 
-AnyEvent: TypeAlias = Started | PromptCounted | Chunk | SegmentEnded | Tick | ClientGone | Draining
+AnyEvent: TypeAlias = Started | PromptCounted | Chunk | SegmentEnded | Probed | Voted | Tick | ClientGone | Draining

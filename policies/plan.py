@@ -105,6 +105,10 @@ class Plan:
         prompt_tokens: Upper estimate of the length of all prompts.
         limits: Every limit in force with its source.
         not_applied: What could not be applied, and why.
+        probe_tokens: The part of the total that is set aside for probes.
+        close_by: Who closes a thought that a rule has had enough of; NONE where nobody can.
+        votes: Whether the samples' answers are read and counted.
+        pause_at_close: Whether generation pauses where the model closes its thought.
     """
 
     samples: int
@@ -117,10 +121,14 @@ class Plan:
     prompt_tokens: int
     limits: dict[str, Bound]
     not_applied: tuple[NotApplied, ...] = ()
+    probe_tokens: int = 0
+    close_by: ThinkingCap = ThinkingCap.GATEWAY
+    votes: bool = False
+    pause_at_close: bool = False
 
     def prompt_of(self, sample: int) -> int:
-        """Which prompt a sample answers."""
-        return sample * self.prompts // self.samples
+        """Which prompt a sample answers; samples that a rule draws later answer the only one."""
+        return sample * self.prompts // self.samples if self.prompts > 1 else 0
 
     @property
     def worst_case_tokens(self) -> int:

@@ -242,7 +242,7 @@ class _Request:
         count = answer.get("count")
         if status == _OK and isinstance(count, int):
             driver.uncounted_text.clear()
-            chain.meter.charge_estimate(count)
+            chain.meter.charge_estimate(count, chain.plan.total_tokens)
         return True
 
     async def _settle(self, used: Amount, outcome: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from suffice.policies.budget import Budget
-from suffice.policies.chain import Chain
+from suffice.policies.chain import ABORT_LAG_TOKENS, Chain
 from suffice.policies.decisions import Abort, CloseThought, Complete, Continue, Open, SampleDone, StopSample
 from suffice.policies.errors import IllegalEvent
 from suffice.policies.events import Chunk, ClientGone, EndReason, Phase, PromptCounted, SegmentEnded, Started, Tick
@@ -212,7 +212,7 @@ def test_a_rule_can_close_a_thought_and_the_sample_answers_from_it():
     assert chain.observe(Chunk(at=0, sample=0, tokens=3, phase=Phase.THINKING)) == (Abort(sample=0),)
     assert chain.observe(Chunk(at=0, sample=0, tokens=1, phase=Phase.THINKING)) == ()
     ended = SegmentEnded(at=0, sample=0, reason=EndReason.ABORTED, phase=Phase.THINKING)
-    assert chain.observe(ended) == (Open(sample=0, segment=1, max_tokens=96, close_thought=True),)
+    assert chain.observe(ended) == (Open(sample=0, segment=1, max_tokens=96 - ABORT_LAG_TOKENS, close_thought=True),)
 
 
 def test_the_stronger_decision_wins():
