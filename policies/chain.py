@@ -41,6 +41,7 @@ from suffice.policies.events import (
     ClientGone,
     Draining,
     EndReason,
+    EngineClosed,
     Event,
     Phase,
     Probed,
@@ -92,6 +93,8 @@ class _Sample:
     segment: int = 0
     phase: Phase = Phase.ANSWER
     thinking: int = 0
+    thought_before: int | None = None
+    """Tokens of the thought that stand in the prompt; None where the prompt leaves no thought open."""
     open: bool = False
     done: bool = False
     cut: bool = False
@@ -105,6 +108,12 @@ class _Sample:
     """Its vote is still to be reported."""
     paused: bool = False
     """It ended at the close of its thought, where a rule may have it think on."""
+
+    def thought_filled(self, cap: int) -> bool:
+        """Whether the thought took all of an engine's cap, which counts what stands of it in the prompt."""
+        if self.thought_before is None:
+            return self.thinking >= cap > 0
+        return self.thought_before + self.thinking >= cap
 
 
 @dataclass(slots=True)
@@ -193,14 +202,15 @@ class Chain:
                 self._started = True
                 actions = self._launch(self.plan.samples)
             case PromptCounted():
-                prompt = self.plan.prompt_of(event.sample)
-                if prompt not in self._prompts:
-                    self._prompts[prompt] = event.prompt_tokens
+                self._count_prompt(event)
                 actions = ()
             case SegmentEnded():
                 actions = self._ended(event)
             case Probed():
                 self._probed(event)
+                actions = ()
+            case EngineClosed():
+                self._note(event.sample, event.rule, "engine", at=event.at_token)
                 actions = ()
             case Voted():
                 self._voted(event)
@@ -310,11 +320,12 @@ class Chain:
     def _launch(self, count: int) -> tuple[Action, ...]:
         """Open new samples while the budget has anything for them; those of one launch share what is left."""
         opened: list[Action] = []
+        # Of what earlier waves left, a sample needs enough to answer at all.
+        least = self._answer_reserve + 1 if self._samples else 1
+        count = min(count, self.meter.left // least)
         for position in range(count):
             index = len(self._samples)
-            size = self.meter.allot(index, min(self.plan.sample_tokens, self.meter.left // (count - position)))
-            if size < 1:
-                break
+            self.meter.allot(index, min(self.plan.sample_tokens, self.meter.left // (count - position)))
             phase = Phase.ANSWER if self.plan.thinking_cap is ThinkingCap.NONE else Phase.THINKING
             self._samples.append(_Sample(phase=phase))
             opened.append(self._open(index))
@@ -337,11 +348,17 @@ class Chain:
             sample=index,
             segment=sample.segment,
             max_tokens=allowance,
-            thinking_tokens=None if cap is None or not engine_cap else max(0, cap - sample.thinking),
+            thinking_tokens=cap if engine_cap else None,
             close_thought=close_thought,
             think_on=think_on,
-            pause_at_close=self.plan.pause_at_close and not close_thought,
+            # A thought that is resumed in its middle ends its own segment, so that thought and answer stay apart.
+            pause_at_close=thinking and (self.plan.pause_at_close or sample.segment > 0),
         )
+
+    def _count_prompt(self, event: PromptCounted) -> None:
+        self._prompts.setdefault(self.plan.prompt_of(event.sample), event.prompt_tokens)
+        if event.sample < len(self._samples):
+            self._samples[event.sample].thought_before = event.thinking
 
     def _book(self, event: Chunk) -> None:
         if event.sample >= len(self._samples) or not self._samples[event.sample].open:
@@ -352,7 +369,7 @@ class Chain:
             sample.thinking += event.tokens
         elif sample.phase is Phase.THINKING:
             cap = self.plan.thinking_tokens
-            if self.plan.thinking_cap is ThinkingCap.ENGINE and cap is not None and sample.thinking >= cap > 0:
+            if self.plan.thinking_cap is ThinkingCap.ENGINE and cap is not None and sample.thought_filled(cap):
                 self._note(event.sample, "thinking_tokens", "engine", at=sample.thinking)
         sample.phase = event.phase
 

@@ -95,7 +95,8 @@ class Open(Decision):
         segment: 0 for a fresh generation; counts up each time the sample is resumed.
         max_tokens: All that upstream may generate in this segment. The hard limits hold because the sum of these,
             less what ended segments left unused, never exceeds them.
-        thinking_tokens: The part of it that the engine may spend on thinking; None where it need not watch.
+        thinking_tokens: Tokens that the sample's whole thought may take, with what earlier segments generated, as vLLM
+            counts it; None where the engine need not watch.
         close_thought: Resume with the thought closed, so that an answer follows.
         think_on: Resume with the thought that has just ended reopened.
         pause_at_close: End the segment where the model closes its thought, so that rules may have it think on.

@@ -3,6 +3,7 @@
 PolicyError
 |-- InvalidBudget      the caller asked for something impossible        (hint 400)
 |   `-- PromptTooLong  the prompt leaves no room in the model's context (hint 400)
+|-- UnknownModel       a model's configuration says too little of its KV cache (hint 400)
 `-- IllegalEvent       the driver reported something that cannot happen (hint 500)
 """
 
@@ -33,6 +34,12 @@ class InvalidBudget(PolicyError):
 
 class PromptTooLong(InvalidBudget):
     """The prompt fills the model's context."""
+
+
+class UnknownModel(PolicyError):
+    """A model's configuration does not tell what its layers keep in the KV cache, or tells of a kind not known here."""
+
+    status_hint = 400
 
 
 class IllegalEvent(PolicyError):

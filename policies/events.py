@@ -70,10 +70,18 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCounted(Event):
-    """Upstream told the exact length of a sample's prompt, in tokens."""
+    """Upstream told the exact length of a sample's prompt, in tokens.
+
+    Attributes:
+        sample: Index of the sample.
+        prompt_tokens: All of the prompt.
+        thinking: Tokens of a thought that the prompt leaves open, its opening mark aside; None where it leaves none.
+            A template may open the thought and start a line, and engines count that line towards the thought's cap.
+    """
 
     sample: int
     prompt_tokens: int
+    thinking: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +154,21 @@ class Probed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineClosed(Event):
+    """A rule that runs inside the engine closed a sample's thought.
+
+    Attributes:
+        sample: Index of the sample.
+        rule: The rule.
+        at_token: Tokens that the sample had generated.
+    """
+
+    sample: int
+    rule: str
+    at_token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Voted(Event):
     """A sample is over and its answer was read.
 
@@ -180,4 +203,6 @@ class Draining(Event):
     """The server is shutting down and its grace period is over."""
 
 
-AnyEvent: TypeAlias = Started | PromptCounted | Chunk | SegmentEnded | Probed | Voted | Tick | ClientGone | Draining
+AnyEvent: TypeAlias = (
+    Started | PromptCounted | Chunk | SegmentEnded | Probed | EngineClosed | Voted | Tick | ClientGone | Draining
+)

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from suffice.policies.budget import Bound, Budget, tightest
 from suffice.policies.errors import InvalidBudget, PromptTooLong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class ThinkingCap(StrEnum):
@@ -33,12 +37,16 @@ class ModelFacts:
         context: Longest prompt and answer together, in tokens; None where upstream does not say.
         thinks: Whether it has tokens that open and close a thought.
         engine_cap: Whether upstream accepts ``thinking_token_budget``.
+        engine_signal: Whether the engine takes decisions about running requests from the gateway.
+        engine_rules: Rules that run inside the engine.
         close_tokens: How many tokens closing a thought costs when the engine forces it.
     """
 
     context: int | None = None
     thinks: bool = False
     engine_cap: bool = False
+    engine_signal: bool = False
+    engine_rules: frozenset[str] = frozenset()
     close_tokens: int = 1
 
 
@@ -50,13 +58,28 @@ class ApiFacts:
         samples: Whether the API knows several samples.
         engine_cap_min: Smallest thinking limit that the API can pass to the engine; None where it passes none.
         can_resume: Whether a cut generation can be resumed by token ids without losing a parser of upstream's.
+        tells_tokens: Whether its stream tells token ids and running counts, which rules inside a sample live on.
         no_cap_reason: Why thinking cannot be capped here, for the receipt, when it cannot.
     """
 
     samples: bool = True
     engine_cap_min: int | None = 0
     can_resume: bool = True
+    tells_tokens: bool = True
     no_cap_reason: str = "this API passes no thinking budget to the engine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """Sampling that a rule ends.
+
+    Attributes:
+        most: Samples drawn at most.
+        first: How many of them to launch at the start, given how many may be drawn at most.
+    """
+
+    most: int
+    first: Callable[[int], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +94,11 @@ class Asked:
         prompts: Prompts in the request (the completions API takes several); each gets ``samples``.
         sources: Limits by source, in order of authority; operator ceilings first.
         reserve_default: Answer reserve where no source names one, as far as the total allows.
+        draws: Sampling by a rule, where one was asked for.
+        probes: Whether a rule takes probes.
+        closes: Whether a rule may close a thought before its cap.
+        extends: Whether a rule may reopen a thought that ended by itself.
+        in_engine: Rules that only the engine can run.
     """
 
     samples: int
@@ -80,6 +108,11 @@ class Asked:
     explicit_length: bool = False
     sources: tuple[tuple[str, Budget], ...] = ()
     reserve_default: int = 256
+    draws: Draws | None = None
+    probes: bool = False
+    closes: bool = False
+    extends: bool = False
+    in_engine: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +129,7 @@ class Plan:
 
     Attributes:
         samples: Samples to launch at the start.
+        most_samples: Samples that may ever be launched.
         total_tokens: Tokens that all samples together may generate.
         sample_tokens: Tokens that one sample may generate.
         thinking_tokens: Tokens that one thought may take; None where thinking is not capped.
@@ -112,6 +146,7 @@ class Plan:
     """
 
     samples: int
+    most_samples: int
     total_tokens: int
     sample_tokens: int
     thinking_tokens: int | None
@@ -143,7 +178,7 @@ DEFAULT_TOTAL = Budget(sample_tokens=4096)
 def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
     """Merge all limits into a plan.
 
-    A sample gets an equal share of the total, so that all may run at once and the sum still holds.
+    A sample gets an equal share of the total, so that all of a launch may run at once and the sum still holds.
 
     Raises:
         InvalidBudget: The limits leave no room for an answer.
@@ -151,7 +186,8 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
     limits = tightest(*asked.sources)
     if "sample_tokens" not in limits and "total_tokens" not in limits:
         limits["sample_tokens"] = Bound(value=DEFAULT_TOTAL.sample_tokens or 0, source="default")
-    samples = _samples(asked, limits) * asked.prompts
+    most = _samples(asked, limits) * asked.prompts
+    first = most if asked.draws is None else max(1, min(asked.draws.first(most), most))
     if model.context is not None:
         # A length that the caller named stands or is refused by upstream; any other is fitted to the context.
         room = model.context if asked.explicit_length else model.context - asked.prompt_tokens // asked.prompts
@@ -160,20 +196,32 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
                 f"the prompt has {asked.prompt_tokens} tokens and the model's context {model.context}", param="messages"
             )
         _bound(limits, "sample_tokens", Bound(value=max(room, 1), source="model"))
-    total = limits["total_tokens"].value if "total_tokens" in limits else samples * limits["sample_tokens"].value
-    share = total // samples
-    if share < 1:
+    total = limits["total_tokens"].value if "total_tokens" in limits else most * limits["sample_tokens"].value
+    not_applied, close_by = _closing(asked, model, api)
+    not_applied += tuple(
+        NotApplied(rule=rule, why="upstream does not run it: it needs suffice's plugin in the engine")
+        for rule in asked.in_engine
+        if rule not in model.engine_rules
+    )
+    probing = asked.probes and close_by is not ThinkingCap.NONE
+    # Samples that a rule may never draw need no share now: each wave divides what the ones before it left.
+    share = total // first
+    probes = share // PROBE_SHARE if probing else 0
+    if share - probes < 1:
         param = limits["total_tokens"].source if "total_tokens" in limits else "total_tokens"
         raise InvalidBudget(
-            f"total_tokens of {total} (set by {param}) leaves nothing for each of {samples} samples",
+            f"total_tokens of {total} (set by {param}) leaves nothing for each of {first} samples",
             param="suffice.budget.total_tokens",
         )
     sample_tokens = min(limits["sample_tokens"].value, share) if "sample_tokens" in limits else share
-    thinking, cap, not_applied = _thinking(limits, sample_tokens, asked.reserve_default, model, api)
+    probes = sample_tokens // PROBE_SHARE if probing else 0
+    sample_tokens -= probes
+    thinking, cap, uncapped = _thinking(limits, sample_tokens, asked.reserve_default, model, api)
     deadline = limits.get("deadline_ms")
     return Plan(
-        samples=samples,
-        total_tokens=min(total, samples * sample_tokens),
+        samples=first,
+        most_samples=most,
+        total_tokens=min(total, most * (sample_tokens + probes)),
         sample_tokens=sample_tokens,
         thinking_tokens=thinking,
         thinking_cap=cap,
@@ -181,8 +229,32 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
         prompts=asked.prompts,
         prompt_tokens=asked.prompt_tokens,
         limits=limits,
-        not_applied=not_applied,
+        not_applied=(*uncapped, *not_applied),
+        probe_tokens=most * probes if most * (sample_tokens + probes) <= total else first * probes,
+        close_by=close_by,
+        votes=asked.draws is not None,
+        pause_at_close=asked.extends and close_by is not ThinkingCap.NONE and api.can_resume,
     )
+
+
+PROBE_SHARE = 8
+"""Probes may take one part in this many of a sample's tokens; what they leave is charged to nobody."""
+
+
+def _closing(asked: Asked, model: ModelFacts, api: ApiFacts) -> tuple[tuple[NotApplied, ...], ThinkingCap]:
+    """Who closes a thought early, or why nobody does. The engine's way comes first: it needs no abort and no resume."""
+    if not (asked.closes or asked.probes or asked.extends):
+        return (), ThinkingCap.GATEWAY if api.can_resume else ThinkingCap.NONE
+    if not model.thinks:
+        return (NotApplied(rule="early_exit", why="the model has no thinking tokens"),), ThinkingCap.NONE
+    if not api.tells_tokens:
+        return (NotApplied(rule="early_exit", why="this API's stream tells no token ids"),), ThinkingCap.NONE
+    if model.engine_signal:
+        return (), ThinkingCap.ENGINE
+    if api.can_resume:
+        return (), ThinkingCap.GATEWAY
+    why = "resuming would lose a parser of upstream's, and the engine takes no signals"
+    return (NotApplied(rule="early_exit", why=why),), ThinkingCap.NONE
 
 
 def _bound(limits: dict[str, Bound], name: str, bound: Bound) -> None:
@@ -194,6 +266,8 @@ def _bound(limits: dict[str, Bound], name: str, bound: Bound) -> None:
 def _samples(asked: Asked, limits: dict[str, Bound]) -> int:
     """Samples of each prompt: ``n``, lowered to a ceiling of the operator's, refused above the request's own."""
     ceiling = limits.get("samples")
+    if asked.draws is not None:
+        return asked.draws.most if ceiling is None else min(asked.draws.most, ceiling.value)
     if ceiling is None or asked.samples <= ceiling.value:
         return asked.samples
     if ceiling.source == "request":

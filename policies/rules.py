@@ -64,10 +64,12 @@ class Registry(Generic[R]):
     Attributes:
         path: Where their parameters stand in a request, for messages.
         kinds: Rules by name.
+        field: Name of the field there that names the rule.
     """
 
     path: str
     kinds: Mapping[str, Kind[R]]
+    field: str = "rule"
 
     def make(self, name: str, given: Mapping[str, Any], /, **family: Any) -> R:
         """A rule with its parameters.

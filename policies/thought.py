@@ -28,14 +28,19 @@ class ThoughtTracker:
     end: int
     phase: Phase = Phase.ANSWER
 
-    def read_prompt(self, prompt: Sequence[int]) -> None:
-        """Find out whether the prompt left a thought open. O(length of the prompt), once a request."""
-        for token in reversed(prompt):
+    def read_prompt(self, prompt: Sequence[int]) -> int | None:
+        """Find out whether the prompt left a thought open. O(length of the prompt), once a request.
+
+        Returns:
+            The tokens of that thought, its opening token aside; None where none is open.
+        """
+        for place, token in enumerate(reversed(prompt)):
             if token == self.end:
-                return
+                return None
             if token == self.start:
                 self.phase = Phase.THINKING
-                return
+                return place
+        return None
 
     def read(self, tokens: Sequence[int]) -> tuple[int, int]:
         """Take in generated tokens.

@@ -15,14 +15,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from suffice.server.config import Config, ConfigError
-from suffice.server.errors import ApiError, InternalError, MethodNotAllowed, RouteNotFound
+from suffice.server.errors import ApiError, InternalError, MethodNotAllowed, Overloaded, RouteNotFound
 from suffice.server.gateway.dialects import DIALECTS
 from suffice.server.gateway.forward import CountTokensEndpoint, EmbeddingsEndpoint, list_models
 from suffice.server.gateway.generate import GenerateEndpoint
 from suffice.server.gateway.service import Service
 from suffice.server.gateway.upstream import Upstream
 from suffice.server.ledger.keys import KeyStore
-from suffice.server.ledger.ledger import Ledger
+from suffice.server.ledger.ledger import Ledger, LedgerUnavailable
 from suffice.server.telemetry.eventlog import EventLog
 from suffice.server.telemetry.metrics import Metrics
 
@@ -44,6 +44,7 @@ def create_app(config: Config, data_dir: Path) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """The shared parts live as long as the application does."""
         service = await _start(config, data_dir)
         app.state.service = service
         _add_routes(app, service)
@@ -66,6 +67,7 @@ def create_app(config: Config, data_dir: Path) -> FastAPI:
     app.add_exception_handler(404, _not_found)
     app.add_exception_handler(405, _not_allowed)
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(LedgerUnavailable, _no_accounts)
     app.add_exception_handler(Exception, _crash)
     return app
 
@@ -153,6 +155,10 @@ async def _not_allowed(_: Request, __: Exception) -> Response:
 async def _api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
     return _answer(error)
+
+
+async def _no_accounts(_: Request, __: Exception) -> Response:
+    return _answer(Overloaded("accounts cannot be kept now", retry_after_s=2, code="ledger_unavailable"))
 
 
 async def _crash(_: Request, __: Exception) -> Response:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import typer
-from suffice.server.commands import keys, serve, up
+from suffice.server.commands import calibrate, keys, replay, serve, up
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Spend what suffices: budgets before vLLM."
 )
 app.command("serve")(serve.serve)
 app.command("up")(up.up)
+app.command("calibrate")(calibrate.calibrate_command)
+app.command("replay")(replay.replay)
 app.add_typer(keys.keys_app, name="keys")
 
 

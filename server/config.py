@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from suffice.policies.budget import Budget
+from suffice.server.gateway.field import AnswerField, EarlyExitField, SamplingField, WithParameters
 
 Tokens = Annotated[int, Field(ge=1)]
 
@@ -45,6 +46,10 @@ class UpstreamSection(Strict):
     silence_timeout_s: float = Field(120, gt=0, description="Longest silence, before the first token or after it.")
     think_start: str = Field("<think>", description="Text of the token that opens a thought.")
     think_end: str = Field("</think>", description="Text of the token that closes it.")
+    think_on: str = Field("\nWait,", description="Text that replaces the closing token to have the model think on.")
+    probe_suffix: str = Field(
+        "", description="Text after the closed thought that leads a probe straight to its answer."
+    )
 
 
 class Ceilings(Strict):
@@ -64,9 +69,12 @@ class Ceilings(Strict):
 
 
 class Preset(Strict):
-    """A named set of limits, chosen as ``model@preset``, by header or in the request field."""
+    """A named set of limits and rules, chosen as ``model@preset``, by header or in the request field."""
 
     budget: Ceilings = Ceilings()
+    sampling: SamplingField | None = None
+    early_exit: EarlyExitField | None = None
+    answer: AnswerField | None = None
 
 
 class ModelSection(Strict):
@@ -99,6 +107,10 @@ class PoliciesSection(Strict):
     )
     answer_reserve: Tokens = Field(256, description="Tokens kept back for the answer where nobody names a reserve.")
     default_preset: str = "balanced"
+    sampling: SamplingField | None = Field(None, description="Sampling rule of requests that name none.")
+    early_exit: EarlyExitField | None = Field(None, description="Early-exit rule of requests that name none.")
+    answer: AnswerField | None = Field(None, description="Kind of answer of requests that name none.")
+    guards: dict[str, WithParameters] = Field({}, description="Rules beside them, by name, with their parameters.")
 
 
 class LedgerSection(Strict):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from suffice.server.engine.local import LocalEngine, answers, free_port
+from hypothesis import HealthCheck, settings
+from suffice.server.engine.local import LocalEngine
 from suffice.server.engine.packaged_model import NAME, ensure_model
+
+from processes import Endpoint, GatewayProcess
+
+# How long an example takes depends on what else the machine does; it is not what a test shows.
+settings.register_profile("suffice", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suffice")
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
@@ -23,19 +26,17 @@ def anyio_backend():
     return "asyncio"
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A server under test: its base URL without /v1, a key, and a model it serves."""
-
-    url: str
-    model: str
-    key: str = ""
-    data_dir: Path = Path()
-
-
 @pytest.fixture(scope="session")
 def live_engine(tmp_path_factory):
-    """A real vLLM, started once for the whole run."""
+    """A real vLLM, started once for the whole run.
+
+    ``SUFFICE_TEST_ENGINE=URL,MODEL`` names one that runs already, such as ``http://127.0.0.1:8100,tiny``; it is used
+    as it is and left running. It must have been started with the flags below, and nobody else may be using it.
+    """
+    if running := os.environ.get("SUFFICE_TEST_ENGINE"):
+        url, _, model = running.partition(",")
+        yield Endpoint(url=url, model=model)
+        return
     if not ENGINE_PYTHON.exists():
         reason = "there is no engine environment; run: make setup"
         if os.environ.get("SUFFICE_REQUIRE_ENGINE") == "1":
@@ -57,43 +58,6 @@ def live_engine(tmp_path_factory):
         engine.stop()
 
 
-class GatewayProcess:
-    """The gateway as its users run it: a process of its own."""
-
-    def __init__(self, upstream: str, data_dir: Path, *options: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.data_dir = data_dir
-        self._command = [
-            sys.executable, "-m", "suffice.server", "serve", "--upstream", upstream, "--port", str(self.port),
-            "--metrics-port", "0", "--data-dir", str(data_dir), *options,
-        ]  # fmt: skip
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        data = self.data_dir
-        data.mkdir(parents=True, exist_ok=True)
-        with (data / "gateway.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while not answers(f"{self.url}/ready"):
-            assert self.process.poll() is None, (data / "gateway.log").read_text()
-            assert time.monotonic() < deadline, "the gateway did not become ready"
-            time.sleep(0.05)
-
-    @property
-    def key(self) -> str:
-        return (self.data_dir / "local_key").read_text().strip()
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(60)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-
 @pytest.fixture(scope="session")
 def gateway_process():
     return GatewayProcess
@@ -105,6 +69,6 @@ def gateway(live_engine, tmp_path_factory):
     process = GatewayProcess(live_engine.url, tmp_path_factory.mktemp("gateway"))
     process.start()
     try:
-        yield Endpoint(url=process.url, model=live_engine.model, key=process.key, data_dir=process.data_dir)
+        yield process.endpoint(live_engine.model)
     finally:
         process.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -11,14 +12,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from suffice.server.ledger.keys import KeyRecord, KeyStore, parse_limit
+from suffice.server.ledger.ledger import LedgerUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from suffice.server.ledger.amounts import Limit
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: shown once, kept as an HMAC.")
 
 DataDir = Annotated[Path, typer.Option(help="Where ledger, keys and event log live.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextlib.contextmanager
+def _store(data_dir: Path) -> Iterator[KeyStore]:
+    try:
+        store = KeyStore(data_dir)
+        try:
+            yield store
+        finally:
+            store.close()
+    except LedgerUnavailable as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise typer.Exit(2) from None
 
 
 def _limits(texts: list[str]) -> tuple[Limit, ...]:
@@ -40,7 +57,7 @@ def _show(record: KeyRecord) -> dict[str, object]:
 
 
 @keys_app.command()
-def create(
+def create(  # noqa: PLR0913 - one parameter an option
     name: str,
     team: Annotated[str | None, typer.Option(help="Team whose account pays too.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="tokens=100000/day; repeatable.")] = None,
@@ -60,7 +77,9 @@ def create(
         "max_deadline_ms": max_deadline_ms,
     }
     kept = {field: value for field, value in ceilings.items() if value is not None}
-    record, secret = KeyStore(data_dir).create(name, team=team, limits=_limits(limit or []), ceilings=kept)
+    limits = _limits(limit or [])
+    with _store(data_dir) as store:
+        record, secret = store.create(name, team=team, limits=limits, ceilings=kept)
     if as_json:
         print(json.dumps(_show(record) | {"key": secret}))  # noqa: T201
     else:
@@ -70,7 +89,8 @@ def create(
 @keys_app.command("list")
 def list_keys(*, as_json: Json = False, data_dir: DataDir = Path(".suffice")) -> None:
     """List keys; secrets are not known."""
-    records = KeyStore(data_dir).all()
+    with _store(data_dir) as store:
+        records = store.all()
     if as_json:
         print(json.dumps([_show(record) for record in records]))  # noqa: T201
         return
@@ -84,7 +104,8 @@ def list_keys(*, as_json: Json = False, data_dir: DataDir = Path(".suffice")) ->
 @keys_app.command()
 def revoke(key_id: str, *, as_json: Json = False, data_dir: DataDir = Path(".suffice")) -> None:
     """Revoke a key; running gateways see it within a second."""
-    done = KeyStore(data_dir).revoke(key_id)
+    with _store(data_dir) as store:
+        done = store.revoke(key_id)
     if as_json:
         print(json.dumps({"id": key_id, "revoked": done}))  # noqa: T201
     elif done:

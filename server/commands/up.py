@@ -1,171 +1,228 @@
-"""``suffice up``: a vLLM, the gateway before it, one budgeted request, and both served until Ctrl-C."""
+"""``suffice up``: a vLLM, the gateway before it, one budgeted request, and both served until Ctrl-C.
+
+The order of starts and ends lives here. What must not be here: how vLLM is started (``server/engine``), how progress
+looks (``server/progress``), what the first request shows (``demonstration``).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import openai
 import typer
-from rich.console import Console
-from rich.table import Table
-
-from suffice.server.engine.local import EngineFailed, LocalEngine, answers
+from suffice.server.commands.demonstration import show_request
+from suffice.server.commands.serve import upstream_url
+from suffice.server.config import ConfigError
+from suffice.server.engine.child import Child
+from suffice.server.engine.local import NO_PROXY, EngineFailed, LocalEngine, answers, free_port
 from suffice.server.engine.packaged_model import NAME, ModelUnavailable, ensure_model
+from suffice.server.progress import step
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+METRICS_PORT = 9090
+_GATEWAY_READY_S = 60
+_GATEWAY_GRACE_S = 45
+"""More than the gateway takes to drain."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_READY_S = 120
+
+class _NotServing(Exception):
+    """Something that the user can mend stands in the way. The message's last line says what."""
+
+
+class _Ended(BaseException):
+    """A signal asked us to end; no ``Exception``, so that nothing on the way takes it for a failure of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def up(
-    upstream: Annotated[str | None, typer.Option(help="A vLLM server that is already there.")] = None,
-    port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8080,
-    metrics_port: Annotated[int, typer.Option(help="Port of /metrics.")] = 9090,
-    data_dir: Annotated[Path, typer.Option(help="Where models, ledger and keys live.")] = Path(".suffice"),
+    upstream: Annotated[str | None, typer.Option(help="URL of a vLLM that is already there.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway.")] = 8080,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help=f"Port of /metrics; {METRICS_PORT} or, if that is taken, a free one."),
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where models, ledger, keys and logs live.")] = Path(".suffice"),
     engine_python: Annotated[Path, typer.Option(help="Python of the engine's environment.")] = Path(
         ".venv-engine/bin/python"
     ),
+    *,
+    end_with_parent: Annotated[bool, typer.Option(help="End when the process that started this one ends.")] = False,
 ) -> None:
     """Start everything, show one budgeted request, and serve until Ctrl-C."""
-    console = Console(highlight=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for number in _SIGNALS:
+        signal.signal(number, _end)
+    if end_with_parent:
+        threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    serving = False
     try:
-        _check_port(port)
-        _check_port(metrics_port)
         with contextlib.ExitStack() as stack:
+            _check_port(port)
+            if metrics_port is None:
+                metrics_port = METRICS_PORT if _free(METRICS_PORT) else free_port()
+            _check_port(metrics_port)
             if upstream is None:
-                upstream = _engine(console, stack, data_dir, engine_python)
-            gateway = stack.enter_context(_gateway(upstream, port, metrics_port, data_dir))
+                engine = _start_engine(stack, data_dir, engine_python)
+                gateway = _start_gateway(stack, engine.url, port, metrics_port, data_dir)
+                _await_engine(engine, gateway)
+            else:
+                upstream = upstream_url(upstream)
+                _check_upstream(upstream)
+                gateway = _start_gateway(stack, upstream, port, metrics_port, data_dir)
             _await_gateway(gateway, port)
             key = (data_dir / "local_key").read_text(encoding="ascii").strip()
             base = f"http://127.0.0.1:{port}"
-            _show_request(console, f"{base}/v1", key)
-            _show_urls(console, base, metrics_port, key)
-            code = gateway.wait()
-            raise typer.Exit(code or 1)
-    except KeyboardInterrupt:
-        console.print("\nstopped")
-    except (EngineFailed, ModelUnavailable, openai.APIError, OSError) as error:
-        console.print(f"failed: {error}", style="red", markup=False)
+            _demonstrate(gateway, base, key)
+            _show_urls(base, metrics_port, key, data_dir)
+            serving = True
+            _serve(gateway)
+    except _Ended as ended:
+        _ignore_signals()
+        print("\nstopped", flush=True)  # noqa: T201
+        raise typer.Exit(0 if serving else 128 + ended.number) from None
+    except (_NotServing, EngineFailed, ModelUnavailable, ConfigError, OSError) as error:
+        _ignore_signals()
+        context, _, reason = str(error).strip().rpartition("\n")
+        print(f"{context}\nfailed: {reason}".lstrip(), file=sys.stderr, flush=True)  # noqa: T201
         raise typer.Exit(1) from None
 
 
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
+def _serve(gateway: Child) -> NoReturn:
+    gateway.wait()
+    raise _NotServing(_with_tail(gateway, "the gateway ended"))
 
 
-def _check_port(port: int) -> None:
+def _end(number: int, _: Any) -> NoReturn:
+    """Unwind what was started. A second signal cuts short what the first one waits for."""
+    raise _Ended(number)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise OSError(f"port {port} is in use; choose another with PORT=... or end what listens there") from None
+            return False
+        return True
 
 
-def _engine(console: Console, stack: contextlib.ExitStack, data_dir: Path, engine_python: Path) -> str:
-    """Prepare the packaged model and start vLLM with it.
+def _check_port(port: int) -> None:
+    if not _free(port):
+        raise _NotServing(f"port {port} is in use; choose another (make run PORT=...) or end what listens there")
 
-    Returns:
-        The engine's URL.
-    """
-    status = stack.enter_context(_progress(console))
-    status(f"preparing {NAME} (downloaded and converted once, about half a minute)")
-    model = ensure_model(data_dir / "models", engine_python)
+
+def _check_upstream(url: str) -> None:
+    """Ask once, so that a mistyped URL is told at once."""
+    try:
+        with NO_PROXY.open(f"{url}/v1/models", timeout=5):
+            return
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in {401, 403}:
+            raise _NotServing(
+                f"the server at {url} wants a key; name it as upstreams.api_key in a file for suffice serve --config"
+            ) from None
+        raise _NotServing(f"what answers at {url} is no vLLM: GET /v1/models gave {error.code}") from None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise _NotServing(f"no vLLM answers at {url}: {getattr(reason, 'strerror', None) or reason}") from None
+
+
+def _start_engine(stack: contextlib.ExitStack, data_dir: Path, engine_python: Path) -> LocalEngine:
+    """Prepare the packaged model and start vLLM with it, without waiting for it."""
+    if not engine_python.exists():
+        raise _NotServing(f"there is no engine at {engine_python}; run make setup, or name a vLLM by --upstream URL")
+    with step("model", f"looking for {NAME}") as progress:
+        model = ensure_model(data_dir / "models", engine_python, progress.tell)
+        progress.done(f"{NAME} in {model}")
     engine = LocalEngine(python=engine_python, model=model, name=NAME, log=data_dir / "vllm.log")
     stack.callback(engine.stop)
     engine.start()
-    engine.wait_ready(status)
-    status("vLLM is ready")
-    return engine.url
+    return engine
 
 
-@contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Any]:
-    """Tell what is being done: one changing line on a terminal, lines now and then elsewhere."""
-    last = [0.0]
-
-    def tell(message: str) -> None:
-        now = time.monotonic()
-        if console.is_terminal:
-            console.print(f"\r\x1b[2K{message}"[: console.width], end="", markup=False)
-        elif now - last[0] >= 5 or not last[0]:  # noqa: PLR2004
-            last[0] = now
-            console.print(message, markup=False)
-
-    yield tell
-
-
-@contextlib.contextmanager
-def _gateway(upstream: str, port: int, metrics_port: int, data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _start_gateway(stack: contextlib.ExitStack, upstream: str, port: int, metrics_port: int, data_dir: Path) -> Child:
     command = [
         sys.executable, "-m", "suffice.server", "serve", "--upstream", upstream, "--port", str(port),
         "--metrics-port", str(metrics_port), "--data-dir", str(data_dir),
     ]  # fmt: skip
-    # A session of its own, so that Ctrl-C reaches the gateway from us, in order, and not from the terminal.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    # Its standard output holds the local key, which belongs into no log.
+    gateway = Child(command, log=data_dir / "gateway.log", grace_s=_GATEWAY_GRACE_S, errors_only=True)
+    stack.callback(gateway.stop)
+    return gateway
+
+
+def _await_engine(engine: LocalEngine, gateway: Child) -> None:
+    with step("vLLM", "starting") as progress:
+
+        def tell(stage: str) -> None:
+            if gateway.poll() is not None:
+                raise _NotServing(_with_tail(gateway, "the gateway ended while starting"))
+            progress.tell(f"starting: {stage}")
+
+        engine.wait_ready(tell)
+        progress.done(f"ready at {engine.url}")
+
+
+def _await_gateway(gateway: Child, port: int) -> None:
+    with step("gateway", "starting, and asking upstream what it serves") as progress:
+        deadline = time.monotonic() + _GATEWAY_READY_S
+        while not answers(f"http://127.0.0.1:{port}/ready"):
+            if gateway.poll() is not None:
+                raise _NotServing(_with_tail(gateway, "the gateway ended while starting"))
+            if time.monotonic() > deadline:
+                raise _NotServing(_with_tail(gateway, "upstream answers, but serves no model that the gateway can use"))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                gateway.wait(0.1)
+        progress.done(f"ready at http://127.0.0.1:{port}")
+
+
+def _demonstrate(gateway: Child, base: str, key: str) -> None:
     try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(45)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        show_request(f"{base}/v1", key)
+    except openai.OpenAIError as error:
+        raise _NotServing(_with_tail(gateway, f"the first request was not answered: {error}")) from None
 
 
-def _await_gateway(gateway: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + _READY_S
-    while time.monotonic() < deadline:
-        if gateway.poll() is not None:
-            raise EngineFailed("the gateway ended while starting")
-        if answers(f"http://127.0.0.1:{port}/ready"):
-            return
-        time.sleep(0.2)
-    raise EngineFailed("the gateway found no upstream; is the URL right?")
+def _with_tail(child: Child, reason: str) -> str:
+    return f"{child.tail()}\n{reason}; its log is {child.log}"
 
 
-def _show_request(console: Console, base_url: str, key: str) -> None:
-    client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
-    model = client.models.list().data[0].id
-    question = "In one sentence: why is the sky blue?"
-    console.print(f"\n[bold]{model}[/bold], at most 64 tokens: {question}\n")
-    receipt: dict[str, Any] = {}
-    stream = client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": question}],
-        stream=True,
-        stream_options={"include_usage": True},
-        extra_body={"suffice": {"budget": {"total_tokens": 64}}},
+def _show_urls(base: str, metrics_port: int, key: str, data_dir: Path) -> None:
+    page = f"page      {base}/ui\n" if answers(f"{base}/ui") else ""
+    print(  # noqa: T201
+        f"API       {base}/v1\n"
+        f"metrics   http://127.0.0.1:{metrics_port}/metrics\n"
+        f"{page}"
+        f"data      {data_dir}\n"
+        "\n"
+        f"export OPENAI_BASE_URL={base}/v1\n"
+        f"export OPENAI_API_KEY={key}\n"
+        "\n"
+        "serving; Ctrl-C ends everything",
+        flush=True,
     )
-    for chunk in stream:
-        if chunk.choices:
-            console.print(chunk.choices[0].delta.content or "", end="", markup=False, soft_wrap=True)
-        receipt = getattr(chunk, "suffice", None) or receipt
-    console.print("\n")
-    table = Table("receipt", "", title_justify="left")
-    for name, (value, source) in receipt["plan"]["limits"].items():
-        table.add_row(f"limit {name}", f"{value} (set by {source})")
-    for name in ("prompt_tokens", "completion_tokens", "samples", "wall_ms"):
-        table.add_row(f"spent {name}", str(receipt["spent"][name]))
-    for stop in receipt["stops"]:
-        table.add_row("stopped by", f"{stop['rule']} at token {stop['at_token']}")
-    console.print(table)
-
-
-def _show_urls(console: Console, base: str, metrics_port: int, key: str) -> None:
-    console.print(f"\nAPI      {base}/v1\nmetrics  http://127.0.0.1:{metrics_port}/metrics")
-    if answers(f"{base}/ui"):
-        console.print(f"page     {base}/ui")
-    console.print(f"\nexport OPENAI_BASE_URL={base}/v1\nexport OPENAI_API_KEY={key}\n", soft_wrap=True)
-    console.print("serving; Ctrl-C ends everything")

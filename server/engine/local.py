@@ -1,29 +1,22 @@
-"""A local vLLM as a child process: started with the flags that suffice wants, watched until ready, ended whole.
-
-vLLM starts children of its own. All of them live in one process group, which ends with SIGTERM, then SIGKILL; and a
-watchdog in front of it ends the group when this process dies without a chance to say so.
-"""
+"""A local vLLM as a child process: started with the flags that suffice wants, watched until ready, ended whole."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from suffice.server.engine.child import Child
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-READY_TIMEOUT_S = 300
+READY_TIMEOUT_S = 600
 GRACE_S = 15
 
 _ENVIRONMENT = {
@@ -36,25 +29,20 @@ _ENVIRONMENT = {
 _FLAGS = (
     "--gpu-memory-utilization", "0.3", "--enable-prompt-tokens-details", "--enable-per-request-metrics",
     "--scheduling-policy", "priority", "--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--enforce-eager",
+    "--disable-uvicorn-access-log",
 )  # fmt: skip
 
-_WATCHDOG = """
-import os, signal, subprocess, sys
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-def end(*_):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(0, signal.SIGTERM)
-    try:
-        child.wait(15)
-    except subprocess.TimeoutExpired:
-        pass
-    os.killpg(0, signal.SIGKILL)
-signal.signal(signal.SIGTERM, end)
-signal.signal(signal.SIGCHLD, lambda *_: child.poll() is not None and end())
-sys.stdin.read()
-end()
-"""
-"""Runs between us and vLLM: when our end of its standard input closes, however we end, it ends the group."""
+_STAGES = (
+    ("Starting vLLM server", "opening its API"),
+    ("KV cache size", "warming up"),
+    ("Starting to load model", "loading the weights"),
+    ("Initializing a V1 LLM engine", "starting its worker"),
+    ("Resolved architecture", "starting its engine"),
+)
+"""What vLLM's log says at each step of its start, the last step first, and what that means."""
+
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Servers of ours are never asked through a proxy that the environment names."""
 
 
 class EngineFailed(Exception):
@@ -82,7 +70,7 @@ class LocalEngine:
     max_model_len: int = 2048
     flags: tuple[str, ...] = ()
     port: int = 0
-    _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _child: Child | None = field(init=False, default=None)
 
     @property
     def url(self) -> str:
@@ -97,19 +85,10 @@ class LocalEngine:
             "--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port),
             "--max-model-len", str(self.max_model_len), *_FLAGS, *self._reasoning(), *self.flags,
         ]  # fmt: skip
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-c", _WATCHDOG, *command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_ENVIRONMENT | os.environ,
-                start_new_session=True,
-            )
+        self._child = Child(command, log=self.log, grace_s=GRACE_S, environment=_ENVIRONMENT)
 
     def _reasoning(self) -> tuple[str, ...]:
-        """vLLM's thinking budget needs to know the marks of a thought, where the model has them."""
+        """VLLM's thinking budget needs to know the marks of a thought, where the model has them."""
         tokenizer = self.model / "tokenizer.json"
         if not tokenizer.exists():
             return ()
@@ -120,49 +99,38 @@ class LocalEngine:
         return ("--reasoning-config", json.dumps(marks))
 
     def wait_ready(self, progress: Callable[[str], None], *, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until the server answers, telling once a second what it is doing.
+        """Wait until the server answers, telling all the while what it is doing.
 
         Raises:
             EngineFailed: It ended, or took too long.
         """
         began = time.monotonic()
         while time.monotonic() - began < timeout_s:
-            if self._process is None or self._process.poll() is not None:
-                raise EngineFailed(f"vLLM ended while starting:\n{self.tail()}")
+            if not self.alive():
+                raise EngineFailed(f"{self.tail()}\nvLLM ended while starting; its log is {self.log}")
             if answers(f"{self.url}/health"):
                 return
-            progress(f"starting vLLM, {time.monotonic() - began:.0f} s: {self._stage()}")
-            time.sleep(1)
-        raise EngineFailed(f"vLLM was not ready after {timeout_s:.0f} s:\n{self.tail()}")
+            progress(self._stage())
+            time.sleep(0.5)
+        raise EngineFailed(f"{self.tail()}\nvLLM was not ready after {timeout_s:.0f} s; its log is {self.log}")
 
     def _stage(self) -> str:
-        lines = self.tail(lines=1).strip()
-        return lines.rpartition("] ")[2][:80] if lines else "importing"
+        log = self.tail(lines=1000)
+        return next((meaning for said, meaning in _STAGES if said in log), "importing its libraries")
 
     def tail(self, *, lines: int = 30) -> str:
         """The end of the server's log."""
-        with contextlib.suppress(OSError):
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        return ""
+        return "" if self._child is None else self._child.tail(lines=lines)
 
     def alive(self) -> bool:
         """Whether the server's process runs."""
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.poll() is None
 
     def stop(self) -> None:
         """End the server and every process it started."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(GRACE_S + 5)
-        except subprocess.TimeoutExpired:
-            pass
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
 
 
 def free_port() -> int:
@@ -176,7 +144,7 @@ def free_port() -> int:
 def answers(url: str) -> bool:
     """Whether a GET of the URL answers 200 within two seconds."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - a URL of ours
+        with NO_PROXY.open(url, timeout=2) as response:
             return bool(response.status == 200)  # noqa: PLR2004
     except (urllib.error.URLError, OSError):
         return False

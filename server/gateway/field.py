@@ -26,11 +26,46 @@ class BudgetField(_Strict):
     deadline_ms: Positive | None = None
 
 
+class WithParameters(BaseModel):
+    """A rule and its parameters; which ones there are is the rule's to say, so names are checked when it is made."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def parameters(self) -> dict[str, Any]:
+        """The rule's own parameters."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class SamplingField(WithParameters):
+    """When enough samples are drawn; see ``suffice.policies.sampling`` for the rules and their parameters."""
+
+    rule: Annotated[str, Field(max_length=64)] = "curtailment"
+    most: Positive = Field(16, alias="max")
+    wave: Positive = 4
+    returns: Literal["winner", "all"] = Field("winner", alias="return")
+
+
+class EarlyExitField(WithParameters):
+    """When one sample has thought enough; see ``suffice.policies.stopping``."""
+
+    rule: Annotated[str, Field(max_length=64)] = "convergence"
+    suffix: Annotated[str, Field(max_length=200)] | None = None
+
+
+class AnswerField(WithParameters):
+    """What an answer looks like, so that answers can be compared; see ``suffice.policies.answers``."""
+
+    kind: Annotated[str, Field(max_length=64)] = "exact"
+
+
 class SufficeField(_Strict):
     """The whole field."""
 
     preset: Annotated[str, Field(max_length=64)] | None = None
     budget: BudgetField = BudgetField()
+    sampling: SamplingField | None = None
+    early_exit: EarlyExitField | None = None
+    answer: AnswerField | None = None
     service_class: Literal["interactive", "default", "bulk"] = Field("default", alias="class")
     train: Literal["allow", "deny"] = "allow"
 

@@ -6,11 +6,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from suffice.server.errors import ApiError, BudgetExhausted, InvalidRequest, Overloaded, RateLimited
-from suffice.server.gateway.dialects import shape
+from suffice.server.errors import ApiError, BudgetExhausted, Overloaded, RateLimited
+from suffice.server.gateway.dialects import completions, shape
 from suffice.server.gateway.intake import ClientLeft, parse_object, read_body
 from suffice.server.gateway.planner import TEMPLATE_SLACK, find_model
-from suffice.server.gateway.sink import Sink
+from suffice.server.gateway.sink import CLIENT_LEFT, Sink
 from suffice.server.ledger.amounts import Amount, Denied
 from suffice.server.ledger.ledger import LedgerUnavailable
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from suffice.server.gateway.service import Service
 
 EMBEDDING_FIELDS = frozenset({"input", "model", "encoding_format", "dimensions"})
+MAX_INPUTS = 2048
+"""Texts in one embeddings request, as OpenAI has it."""
 COUNT_FIELDS = frozenset(
     {"messages", "model", "system", "tools", "tool_choice", "thinking", "output_config", "chat_template_kwargs"}
 )
@@ -58,7 +60,7 @@ class _Forward:
             answer = await self._ask(request_id, key, body)
             await sink.whole(200, answer)
         except ClientLeft:
-            status = 499
+            status = CLIENT_LEFT
         except (ApiError, LedgerUnavailable) as caught:
             error = (
                 caught if isinstance(caught, ApiError) else Overloaded("accounts cannot be kept now", retry_after_s=2)
@@ -88,8 +90,7 @@ class EmbeddingsEndpoint(_Forward):
 
     def _check(self, body: dict[str, Any]) -> dict[str, Any]:
         kept = shape.allow(body, EMBEDDING_FIELDS)
-        if not kept.get("input"):
-            raise InvalidRequest("input must not be empty", param="input")
+        completions.prompts(kept.get("input"), name="input", most=MAX_INPUTS)
         find_model(self._service.served, shape.text(kept, "model"))
         return kept
 

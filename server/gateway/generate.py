@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from suffice.policies.chain import Chain
+from suffice.policies.errors import InvalidBudget
+from suffice.policies.plan import ThinkingCap
 from suffice.server.errors import (
     ApiError,
     BudgetExhausted,
     DeadlineExceeded,
+    InvalidRequest,
     Overloaded,
     RateLimited,
 )
 from suffice.server.gateway import receipt as receipts
+from suffice.server.gateway import sse
 from suffice.server.gateway.driver import Driver
 from suffice.server.gateway.intake import ClientLeft, parse_object, read_body
 from suffice.server.gateway.planner import find_model, plan_request, preset_name, prompt_estimate
+from suffice.server.gateway.presenting import WinnerAnswer
 from suffice.server.gateway.service import PRIORITIES
-from suffice.server.gateway.sink import Sink
+from suffice.server.gateway.signals import Signals
+from suffice.server.gateway.sink import CLIENT_LEFT, Sink
+from suffice.server.gateway.voting import Ballots
+from suffice.server.gateway.wishes import make_rules, wishes_of
 from suffice.server.ledger.amounts import Amount, Denied
 from suffice.server.ledger.ledger import LedgerUnavailable
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from suffice.policies.plan import Plan
-    from suffice.server.gateway.dialects.base import Call, Dialect
+    from suffice.server.gateway.dialects.base import Answer, Call, Dialect
     from suffice.server.gateway.facts import Served
     from suffice.server.gateway.service import Service
+    from suffice.server.gateway.wishes import RuleSet, Wishes
     from suffice.server.ledger.amounts import Account
     from suffice.server.ledger.keys import KeyRecord
 
 
 _OK = 200
+KEEP_ALIVE_S = 5.0
+"""Seconds between comments on a stream that has nothing to show yet."""
 _ROOMY = 1024
 """Tokens of room beside the estimated prompt that make an exact count of it not worth a call."""
 
@@ -54,6 +66,7 @@ class GenerateEndpoint:
         try:
             await request.answer()
         except ClientLeft:
+            request.status = CLIENT_LEFT
             metrics.client_disconnects.labels("receiving").inc()
         except ApiError as error:
             await request.refuse(error)
@@ -76,6 +89,8 @@ class _Request:
         self._began = time.monotonic()
         self._id = uuid.uuid4().hex
         self._sink = Sink(send, {"x-request-id": self._id})
+        self._answer: Answer | None = None
+        self._held: int | None = None
         self.status = 200
         self.model_label = "none"
 
@@ -101,20 +116,30 @@ class _Request:
         self.model_label = model.name
         header = self._headers.get(b"x-suffice-preset")
         preset = preset_name(config, call, None if header is None else header.decode("latin-1"))
-        plan = await self._plan(call, key, model, preset)
+        wishes = self._wishes(call, preset)
+        plan = await self._plan(call, key, model, preset, wishes)
+        ruled = make_rules(wishes, plan, lengths=None)
+        suffix = await service.suffix(model, wishes) if plan.probe_tokens else []
+        outcome = "failed"
+        chain = Chain(plan, ruled.rules)
+        ballots = _ballots(ruled, model)
+        driver, log = self._driver(call, model, chain, service.cache_salt(key), wishes, ballots, suffix)
+        # Nothing may stand between the reservation and the block that settles it.
         await self._reserve(service.keys.accounts(key), plan)
-        outcome, used = "failed", Amount(requests=1)
-        chain = Chain(plan)
-        driver, log = self._driver(call, model, chain, service.cache_salt(key))
+        service.metrics.overhead.labels(self._dialect.name).observe(self.elapsed())
         try:
-            outcome = await self._drive(driver)
+            outcome = await self._drive(driver, stream=call.stream)
             estimated = await self._estimate(driver, chain, model)
-            used = Amount(tokens=chain.prompt_tokens + chain.meter.used, requests=1)
         finally:
+            # Counted here, so that what was generated is charged however the driving ended.
+            used = Amount(tokens=chain.prompt_tokens + chain.meter.used, requests=1)
             # Shielded: the account is settled once whatever happens to this task meanwhile.
             await asyncio.shield(self._settle(used, outcome))
+        self._choose(ruled)
         receipt = receipts.build(
             chain,
+            draw=ruled.draw,
+            ballots=ballots,
             request_id=self._id,
             preset=preset,
             version=service.version,
@@ -131,18 +156,30 @@ class _Request:
         body = error.anthropic_body() if self._dialect.name == "messages" else error.body()
         if not self._sink.started:
             await self._sink.whole(error.status, body, error.headers())
+        elif self._answer is not None and self._sink.connected:
+            await self._sink.end_stream(self._answer.broken(error.body()))
 
-    async def _plan(self, call: Call, key: KeyRecord, model: Served, preset: str) -> Plan:
+    def _wishes(self, call: Call, preset: str) -> Wishes:
+        try:
+            return wishes_of(self._service.config, call, preset)
+        except InvalidBudget as error:
+            raise InvalidRequest(str(error), param=error.param) from None
+
+    async def _plan(self, call: Call, key: KeyRecord, model: Served, preset: str, wishes: Wishes) -> Plan:
         """Plan by the upper estimate of the prompt; where the context is too tight for it, by the exact length."""
         config = self._service.config
         counting = self._dialect.counting(call)
-        if counting is None or call.explicit_max:
-            return plan_request(config, self._dialect, call, key, model, preset)
-        if model.context is None or prompt_estimate(call, model) + _ROOMY <= model.context:
-            return plan_request(config, self._dialect, call, key, model, preset)
-        status, answer = await self._service.upstream.try_json("/tokenize", {"model": model.name, **counting})
-        exact = answer.get("count") if status == _OK else None
-        return plan_request(config, self._dialect, call, key, model, preset, prompt_tokens=exact)
+        exact = None
+        tight = model.context is not None and prompt_estimate(call, model) + _ROOMY > model.context
+        if tight and counting is not None and not call.explicit_max:
+            status, answer = await self._service.upstream.try_json("/tokenize", {"model": model.name, **counting})
+            exact = answer.get("count") if status == _OK else None
+        return plan_request(config, self._dialect, call, key, model, preset, wishes, prompt_tokens=exact)
+
+    def _choose(self, ruled: RuleSet) -> None:
+        """Name the sample that the client sees, where it sees only one."""
+        if ruled.draw is not None and isinstance(self._answer, WinnerAnswer):
+            self._answer.choose(ruled.draw.winner or 0)
 
     async def _reserve(self, accounts: tuple[Account, ...], plan: Plan) -> None:
         """Reserve the worst case.
@@ -155,6 +192,7 @@ class _Request:
         with self._service.metrics.ledger_wait.labels("reserve").time():
             granted = await self._service.ledger.reserve(request_id=self._id, accounts=accounts, amount=amount)
         if not isinstance(granted, Denied):
+            self._held = plan.total_tokens if plan.prompts == 1 else None
             self._service.metrics.ledger_reserves.labels("granted").inc()
             self._service.metrics.reserved.inc(amount.tokens)
             return
@@ -172,19 +210,30 @@ class _Request:
             retry_after_s=granted.retry_after_s,
         )
 
-    def _driver(self, call: Call, model: Served, chain: Chain, salt: str) -> tuple[Driver, list[dict[str, Any]] | None]:
+    def _driver(
+        self,
+        call: Call,
+        model: Served,
+        chain: Chain,
+        salt: str,
+        wishes: Wishes,
+        ballots: Ballots | None,
+        suffix: list[int],
+    ) -> tuple[Driver, list[dict[str, Any]] | None]:
         service = self._service
         headers = {"x-request-id": self._id}
         priority = PRIORITIES[call.field.service_class]
         if model.priority and priority:
             headers["x-vllm-priority"] = str(priority)
         log: list[dict[str, Any]] | None = [] if service.event_log is not None else None
-        service.metrics.overhead.labels(self._dialect.name).observe(self.elapsed())
+        created = int(time.time())
+        build = functools.partial(self._dialect.answer, call, self._id, created, model)
+        self._answer = WinnerAnswer(build) if wishes.one_shown else build()
         driver = Driver(
             chain=chain,
             dialect=self._dialect,
             call=call,
-            answer=self._dialect.answer(call, self._id, int(time.time()), model),
+            answer=self._answer,
             upstream=service.upstream,
             model=model,
             sink=self._sink,
@@ -195,25 +244,46 @@ class _Request:
             on_progress=self._progress,
             log=log,
             log_chunks=service.config.telemetry.event_log_chunks,
+            signals=Signals.of(wishes.needs, model.thought),
+            ballots=ballots,
+            probe_suffix=suffix,
+            one_shown=wishes.one_shown,
+            link=service.link if chain.plan.close_by is ThinkingCap.ENGINE or wishes.in_engine else None,
+            engine_arguments=wishes.engine_arguments() if model.plugin.rules else None,
         )
         return driver, log
 
     def _progress(self, prompt_tokens: int, generated: int) -> None:
+        if self._held is not None and prompt_tokens:
+            # The prompt's length was estimated from above; now that it is known, the difference is given back.
+            self._service.ledger.amend(self._id, prompt_tokens + self._held)
+            self._held = None
         self._service.ledger.checkpoint(self._id, prompt_tokens + generated)
 
-    async def _drive(self, driver: Driver) -> str:
+    async def _drive(self, driver: Driver, *, stream: bool) -> str:
         """Drive until the request is complete, watching the client's connection."""
         self._service.drivers.add(driver)
-        watcher = asyncio.get_running_loop().create_task(self._watch(driver))
+        loop = asyncio.get_running_loop()
+        beside = [loop.create_task(self._watch(driver))]
+        if stream and isinstance(self._answer, WinnerAnswer):
+            beside.append(loop.create_task(self._keep_alive()))
         try:
             await driver.run()
         finally:
             self._service.drivers.discard(driver)
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
         if not self._sink.connected:
             return "client_gone"
         return "failed" if driver.error is not None else "completed"
+
+    async def _keep_alive(self) -> None:
+        """Comments on a stream whose samples are still voting, so that nobody between us and the client gives it up."""
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_S)
+            self._sink.write(sse.KEEP_ALIVE)
+            await self._sink.flush()
 
     async def _watch(self, driver: Driver) -> None:
         while True:
@@ -266,7 +336,9 @@ class _Request:
         if driver.first_token_s is not None:
             metrics.first_token.labels(self._dialect.name).observe(driver.first_token_s)
         if self._service.event_log is not None and log is not None:
-            log.append({"event": "Settled", "at": self.elapsed(), "outcome": outcome, "receipt": receipt})
+            log.append(
+                {"event": "Settled", "at": self.elapsed(), "outcome": outcome, "receipt": receipts.loggable(receipt)}
+            )
             self._service.event_log.write(self._id, log)
 
     async def _finish(self, driver: Driver, call: Call, chain: Chain, receipt: dict[str, Any]) -> None:
@@ -276,7 +348,7 @@ class _Request:
             ApiError: Nothing was sent yet and there is nothing to answer with.
         """
         if not self._sink.connected:
-            self.status = 499
+            self.status = CLIENT_LEFT
             return
         error = driver.error
         if error is None and chain.meter.used == 0 and any(stop.rule == "deadline_ms" for stop in chain.stops):
@@ -291,3 +363,11 @@ class _Request:
             await self._sink.whole(200, answer.whole(receipt, receipts.usage(chain)))
         else:
             await self._sink.end_stream(answer.last(receipt, receipts.usage(chain)))
+
+
+def _ballots(ruled: RuleSet, model: Served) -> Ballots | None:
+    """Where answers are read, if a rule compares any."""
+    if ruled.reader is None:
+        return None
+    thought = model.thought
+    return Ballots(ruled.reader, thought.close_text if thought is not None and thought.visible else None)

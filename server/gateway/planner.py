@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from suffice.policies.budget import Budget
 from suffice.policies.errors import InvalidBudget, PromptTooLong
 from suffice.policies.plan import Asked, Plan, make_plan
+from suffice.policies.stopping import Need
 from suffice.server.errors import ContextExceeded, InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
     from suffice.server.config import Config
     from suffice.server.gateway.dialects.base import Call, Dialect
     from suffice.server.gateway.facts import Served
+    from suffice.server.gateway.wishes import Wishes
     from suffice.server.ledger.keys import KeyRecord
 
 TEMPLATE_SLACK = 64
@@ -52,6 +54,7 @@ def plan_request(
     key: KeyRecord,
     model: Served,
     preset: str,
+    wishes: Wishes,
     *,
     prompt_tokens: int | None = None,
 ) -> Plan:
@@ -64,6 +67,7 @@ def plan_request(
         key: Its key, with ceilings of its own.
         model: The model that will answer.
         preset: The preset in force.
+        wishes: The rules that it is to run.
         prompt_tokens: The prompt's exact length, where it is known; otherwise it is estimated from above.
 
     Raises:
@@ -109,6 +113,11 @@ def plan_request(
         explicit_length=call.explicit_max,
         sources=tuple(sources),
         reserve_default=config.policies.answer_reserve,
+        draws=wishes.draws,
+        probes=Need.PROBES in wishes.needs,
+        closes=wishes.closes,
+        extends=Need.PAUSE_AT_CLOSE in wishes.needs,
+        in_engine=wishes.in_engine,
     )
     try:
         return make_plan(asked, model.facts(), dialect.facts(call))

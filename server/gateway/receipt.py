@@ -9,7 +9,9 @@ import orjson
 
 if TYPE_CHECKING:
     from suffice.policies.chain import Chain
+    from suffice.policies.sampling.draw import Draw
     from suffice.server.config import Config
+    from suffice.server.gateway.voting import Ballots
 
 
 def policy_version(config: Config) -> str:
@@ -29,12 +31,22 @@ def usage(chain: Chain) -> dict[str, int]:
 
 
 def build(
-    chain: Chain, *, request_id: str, preset: str, version: str, wall_s: float, estimated: bool
+    chain: Chain,
+    *,
+    draw: Draw | None = None,
+    ballots: Ballots | None = None,
+    request_id: str,
+    preset: str,
+    version: str,
+    wall_s: float,
+    estimated: bool,
 ) -> dict[str, Any]:
     """The receipt of a request that is over.
 
     Args:
         chain: The request's machine.
+        draw: The rule that drew its samples, where one did.
+        ballots: The answers that its samples gave.
         request_id: Its id.
         preset: The preset in force.
         version: Name of the rules in force.
@@ -52,21 +64,51 @@ def build(
         },
         "spent": {
             "prompt_tokens": chain.prompt_tokens,
-            "completion_tokens": chain.meter.used,
-            "probe_tokens": 0,
+            "completion_tokens": chain.meter.used - chain.meter.probe_used - chain.cancelled_tokens,
+            "probe_tokens": chain.meter.probe_used,
             "cancelled_tokens": chain.cancelled_tokens,
             "samples": chain.samples,
             "wall_ms": round(wall_s * 1000),
             "queue_ms": 0,
             "kv_block_seconds": 0,
         },
-        "saved": {"samples": 0, "tokens_estimate": 0},
+        "saved": _saved(chain, draw),
         "stops": [
             {"sample": stop.sample, "rule": stop.rule, "by": stop.by, "at_token": stop.at_token} for stop in chain.stops
         ],
     }
+    if draw is not None and ballots is not None:
+        receipt["votes"] = _votes(draw, ballots)
     if plan.not_applied:
         receipt["not_applied"] = [{"rule": item.rule, "why": item.why} for item in plan.not_applied]
     if estimated:
         receipt["spent"]["estimated"] = True
     return receipt
+
+
+def _saved(chain: Chain, draw: Draw | None) -> dict[str, int]:
+    """Samples that were not needed, and their tokens if they had been as long as those that were."""
+    samples = 0 if draw is None else chain.plan.most_samples - chain.samples
+    tokens = chain.meter.used * samples // chain.samples if chain.samples else 0
+    return {"samples": samples, "tokens_estimate": tokens}
+
+
+def _votes(draw: Draw, ballots: Ballots) -> dict[str, Any]:
+    won = None if draw.winner is None else ballots.vote(draw.winner)
+    return {
+        "winner": None if won is None else ballots.label(won),
+        "counts": {ballots.label(answer): count for answer, count in enumerate(draw.counts)},
+        "rule": draw.stopped_by or draw.name,
+        "confidence": draw.confidence,
+        "certified": draw.certified,
+    }
+
+
+def loggable(receipt: dict[str, Any]) -> dict[str, Any]:
+    """The receipt without anything that a model wrote: answers become their order of appearance."""
+    votes = receipt.get("votes")
+    if votes is None:
+        return receipt
+    order = {label: str(number) for number, label in enumerate(votes["counts"])}
+    counts = {order[label]: count for label, count in votes["counts"].items()}
+    return receipt | {"votes": votes | {"winner": order.get(votes["winner"]), "counts": counts}}

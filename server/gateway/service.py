@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from suffice.policies.events import Draining
+from suffice.server.engine.plugin.arguments import MAX_NONCE
 from suffice.server.errors import ApiError, InvalidApiKey, Overloaded
-from suffice.server.gateway.facts import Served, discover
+from suffice.server.gateway.engine_link import EngineLink
+from suffice.server.gateway.facts import Served, discover, tokens_of
 from suffice.server.gateway.receipt import policy_version
 
 if TYPE_CHECKING:
     from suffice.server.config import Config
     from suffice.server.gateway.driver import Driver
     from suffice.server.gateway.upstream import Upstream
+    from suffice.server.gateway.wishes import Wishes
     from suffice.server.ledger.keys import KeyRecord, KeyStore
     from suffice.server.ledger.ledger import Ledger
     from suffice.server.telemetry.eventlog import EventLog
@@ -38,6 +41,7 @@ class Service:
         served: Models that upstream serves; empty until it answered.
         drivers: Requests that are being driven.
         draining: Whether new requests are refused because the server is going down.
+        link: The way to running requests inside the engine; None where suffice's plugin is not loaded there.
     """
 
     config: Config
@@ -50,6 +54,8 @@ class Service:
     served: dict[str, Served] = field(default_factory=dict)
     drivers: set[Driver] = field(default_factory=set)
     draining: bool = False
+    link: EngineLink | None = None
+    _suffixes: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     version: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +94,17 @@ class Service:
         if not self.served:
             raise Overloaded("upstream is not ready yet", retry_after_s=2, code="upstream_not_ready")
 
+    async def suffix(self, model: Served, wishes: Wishes) -> list[int]:
+        """Tokens that lead a probe to its answer: what the request names, else what the upstream's section does."""
+        named = None if wishes.early_exit is None else wishes.early_exit.suffix
+        text = self.config.upstreams[0].probe_suffix if named is None else named
+        held = self._suffixes.get((model.name, text))
+        if held is None:
+            held = await tokens_of(self.upstream, model.name, text)
+            if len(self._suffixes) < _MOST_SUFFIXES:
+                self._suffixes[model.name, text] = held
+        return held
+
     async def watch_upstream(self) -> None:
         """Keep the list of models current; adapters come and go. Runs until cancelled."""
         section = self.config.upstreams[0]
@@ -96,10 +113,20 @@ class Service:
                 cards = (await self.upstream.get_json("/v1/models")).get("data") or []
                 if {card["id"] for card in cards} != self.served.keys():
                     self.served = await discover(self.upstream, section)
+                    self._connect_engine()
                 self.metrics.upstream_up.set(1)
-            except (ApiError, KeyError, TypeError):
+            except (ApiError, LookupError, TypeError, AttributeError, ValueError):
+                # Unreachable, or answers of a shape that no vLLM sends: asked again, whatever it was.
                 self.metrics.upstream_up.set(0)
             await asyncio.sleep(REFRESH_MODELS_S if self.served else RETRY_DISCOVERY_S)
+
+    def _connect_engine(self) -> None:
+        """Use the engine's signal table where there is one; kept while models come and go."""
+        plugin = next((model.plugin for model in self.served.values()), None)
+        if plugin is None or not plugin.signals:
+            self.link = None
+        elif self.link is None:
+            self.link = EngineLink(self.upstream, slots=plugin.slots, max_nonce=MAX_NONCE)
 
     async def watch_loop(self) -> None:
         """Measure how late the event loop wakes timers. Runs until cancelled."""
@@ -124,5 +151,7 @@ class Service:
             await asyncio.sleep(0.05)
 
 
+_MOST_SUFFIXES = 256
+"""Suffixes whose tokens are remembered; requests can name any."""
 _LAG_EVERY_S = 0.1
 _LAST_WORDS_S = 5.0

@@ -10,6 +10,9 @@ import orjson
 if TYPE_CHECKING:
     from starlette.types import Send
 
+CLIENT_LEFT = 499
+"""Status under which metrics count requests whose client left; nobody receives it."""
+
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -78,7 +81,7 @@ class Sink:
         await self._send({"type": "http.response.body", "body": content, "more_body": False})
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
-        self.started = True
         merged = self._headers | headers
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in merged.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        self.started = True

@@ -68,6 +68,14 @@ class Decoder:
             raise EventTooLarge
         return events
 
+    def finish(self) -> list[ServerSentEvent]:
+        """The stream is over: events that its last bytes complete, where a CR at their end waited for an LF."""
+        events: list[ServerSentEvent] = []
+        if self._tail.endswith(b"\r"):
+            line, self._tail = self._tail[:-1], b""
+            self._line(line, events)
+        return events
+
     def _line(self, line: bytes, events: list[ServerSentEvent]) -> None:
         if not line:
             if self._data:

@@ -6,6 +6,7 @@ Closing a stream closes its connection, which is how vLLM learns that nobody wan
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from suffice.server.config import UpstreamSection
 
 _OK = 200
+_LONGEST_READ = 4000
 _LONGEST_MESSAGE = 500
+_LONGEST_PARAM = 100
 _LARGEST_ERROR = 64 * 1024
 _LARGEST_JSON = 64 * 1024 * 1024
 
@@ -120,6 +123,8 @@ async def _events(response: httpx2.Response) -> AsyncIterator[list[sse.ServerSen
             events = decoder.feed(piece)
             if events:
                 yield events
+        if events := decoder.finish():
+            yield events
 
 
 @contextlib.contextmanager
@@ -168,6 +173,8 @@ def refusal(status: int, content: bytes) -> errors.ApiError:
             if "maximum context length" in message or "maximum model length" in message:
                 return errors.ContextExceeded(message, param=param)
             return errors.InvalidRequest(message or "upstream refused the request", param=param)
+        case 404 if not message:
+            return errors.InvalidRequest("upstream does not offer this")
         case 404:
             return errors.ModelNotFound("the model does not exist", param="model")
         case 413:
@@ -191,7 +198,12 @@ def _message(content: bytes) -> tuple[str, str | None]:
     if not isinstance(error, dict):
         return "", None
     message, param = error.get("message"), error.get("param")
-    return (
-        message[:_LONGEST_MESSAGE] if isinstance(message, str) else "",
-        param if isinstance(param, str) else None,
-    )
+    shown = _PRIVATE.sub("...", _ECHO.sub("", message[:_LONGEST_READ])) if isinstance(message, str) else ""
+    return shown[:_LONGEST_MESSAGE], param[:_LONGEST_PARAM] if isinstance(param, str) else None
+
+
+_ECHO = re.compile(r""", 'input': (?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?|[^,}]*)""", re.DOTALL)
+"""What the client sent, as vLLM quotes it in validation errors."""
+
+_PRIVATE = re.compile(r"\w+://\S+|(?<![\w.])/(?:[\w.@-]+/)*[\w.@-]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
+"""URLs, absolute paths and addresses of upstream's machine."""

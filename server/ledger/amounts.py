@@ -27,20 +27,13 @@ class Window(StrEnum):
 
     def start(self, now: float) -> int:
         """Unix time at which the window that holds ``now`` began."""
-        moment = dt.datetime.fromtimestamp(now, dt.UTC)
-        match self:
-            case Window.MINUTE:
-                return int(now) // 60 * 60
-            case Window.HOUR:
-                return int(now) // 3600 * 3600
-            case Window.DAY:
-                return int(now) // 86400 * 86400
-            case Window.WEEK:
-                return int(now) // 86400 * 86400 - moment.weekday() * 86400
-            case Window.MONTH:
-                return int(moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp())
-            case Window.LIFE:
-                return 0
+        if self is Window.LIFE:
+            return 0
+        if self is Window.MONTH:
+            first = dt.datetime.fromtimestamp(now, dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            return int(first.timestamp())
+        phase = _FIRST_MONDAY if self is Window.WEEK else 0
+        return (int(now) - phase) // _LENGTH[self] * _LENGTH[self] + phase
 
     def end(self, now: float) -> float | None:
         """Unix time at which the window that holds ``now`` turns; None for ``LIFE``."""
@@ -50,6 +43,9 @@ class Window(StrEnum):
             return float(Window.MONTH.start(self.start(now) + 32 * 86400))
         return float(self.start(now) + _LENGTH[self])
 
+
+_FIRST_MONDAY = 4 * 86400
+"""Unix time began on a Thursday."""
 
 _LENGTH = {Window.MINUTE: 60, Window.HOUR: 3600, Window.DAY: 86400, Window.WEEK: 7 * 86400}
 
@@ -64,13 +60,8 @@ class Amount:
 
     def get(self, resource: Resource) -> int:
         """The amount of one resource."""
-        match resource:
-            case Resource.TOKENS:
-                return self.tokens
-            case Resource.REQUESTS:
-                return self.requests
-            case Resource.KV_BLOCK_MS:
-                return self.kv_block_ms
+        amount: int = getattr(self, resource.value)
+        return amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""API keys: 256 random bits, shown once, kept as an HMAC; with the team, the account limits and the ceilings they carry."""
+"""API keys: 256 random bits, shown once, kept as an HMAC; with the team, the limits and the ceilings they carry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from suffice.server.ledger.amounts import Account, Limit, Resource, Window
 from suffice.server.ledger.ledger import LedgerUnavailable, connect
@@ -91,23 +91,18 @@ class KeyStore:
         secret = f"{PREFIX}{key_id}-{secrets.token_urlsafe(32)}"
         kept = {field: value for field, value in (ceilings or {}).items() if value is not None}
         record = KeyRecord(id=key_id, name=name, team=team, limits=tuple(limits), created=time.time(), **kept)
-        try:
-            self._db.execute(
-                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-                (key_id, name, team, self._digest(secret), _dump(limits), json.dumps(kept), record.created),
-            )
-        except sqlite3.Error as error:
-            raise LedgerUnavailable(f"the key cannot be stored: {error}") from error
-        self._checked = 0.0
+        self._change(
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            (key_id, name, team, self._digest(secret), _dump(limits), json.dumps(kept), record.created),
+        )
         return record, secret
 
     def set_team(self, name: str, limits: Sequence[Limit]) -> None:
         """Create a team or change its limits; its usage stays."""
-        self._db.execute(
+        self._change(
             "INSERT INTO teams VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET limits = excluded.limits",
             (name, _dump(limits)),
         )
-        self._checked = 0.0
 
     def all(self) -> list[KeyRecord]:
         """All keys, revoked ones included, oldest first."""
@@ -120,11 +115,7 @@ class KeyStore:
         Returns:
             False if there is no such key or it was revoked before.
         """
-        changed = self._db.execute(
-            "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", (time.time(), key_id)
-        ).rowcount
-        self._checked = 0.0
-        return changed > 0
+        return self._change("UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", (time.time(), key_id)) > 0
 
     def lookup(self, secret: str) -> KeyRecord | None:
         """The key of a secret, unless it is unknown or revoked. The same work is done for any secret."""
@@ -142,6 +133,14 @@ class KeyStore:
         if key.team is None:
             return (own,)
         return own, Account(id=f"team:{key.team}", limits=self._teams.get(key.team, ()))
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> int:
+        try:
+            changed = self._db.execute(statement, values).rowcount
+        except sqlite3.Error as error:
+            raise LedgerUnavailable(f"keys cannot be changed: {error}") from error
+        self._checked = 0.0
+        return changed
 
     def _digest(self, secret: str) -> bytes:
         return hmac.digest(self._pepper, secret.encode("utf-8", "surrogateescape"), hashlib.sha256)

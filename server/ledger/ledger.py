@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import json
 import queue
@@ -101,17 +102,28 @@ def connect(path: Path, *, synchronous: str = "full") -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'full' else 'NORMAL'}")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise LedgerUnavailable(f"the ledger has schema {version}; this version knows {SCHEMA_VERSION}")
-        if version < SCHEMA_VERSION:
-            db.executescript(SCHEMA)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except (sqlite3.Error, OSError) as error:
         raise LedgerUnavailable(f"the ledger cannot be opened: {error}") from error
+    try:
+        _prepare(db, synchronous)
+    except sqlite3.Error as error:
+        db.close()
+        raise LedgerUnavailable(f"the ledger cannot be opened: {error}") from error
+    except LedgerUnavailable:
+        db.close()
+        raise
     return db
+
+
+def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'full' else 'NORMAL'}")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise LedgerUnavailable(f"the ledger has schema {version}; this version knows {SCHEMA_VERSION}")
+    if version < SCHEMA_VERSION:
+        db.executescript(SCHEMA)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 class Ledger:
@@ -130,6 +142,7 @@ class Ledger:
             queue.SimpleQueue()
         )
         self._checkpoints: dict[str, int] = {}
+        self._closed = False
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._thread.start()
 
@@ -159,7 +172,11 @@ class Ledger:
             db.close()
             raise LedgerUnavailable("another gateway uses this ledger") from error
         ledger = cls(db, lock, checkpoint_tokens=checkpoint_tokens, clock=clock)
-        await ledger._submit(ledger._recover)
+        try:
+            await ledger._submit(ledger._recover)
+        except LedgerUnavailable:
+            await ledger.close()
+            raise
         return ledger
 
     async def reserve(self, *, request_id: str, accounts: Sequence[Account], amount: Amount) -> Granted | Denied:
@@ -170,9 +187,9 @@ class Ledger:
         """
         return await self._submit(lambda: self._reserve(request_id, tuple(accounts), amount))
 
-    async def amend(self, request_id: str, tokens: int) -> None:
-        """Lower the tokens of an open reservation; a higher number changes nothing."""
-        await self._submit(lambda: self._amend(request_id, tokens))
+    def amend(self, request_id: str, tokens: int) -> None:
+        """Lower the tokens of an open reservation; a higher number changes nothing. Never waits."""
+        self._queue.put((lambda: self._amend(request_id, tokens), None))
 
     def checkpoint(self, request_id: str, tokens: int) -> None:
         """Note the tokens used so far; written once they grew by a checkpoint's worth. Never waits."""
@@ -200,12 +217,15 @@ class Ledger:
 
     async def close(self) -> None:
         """Commit what waits and let go of the file."""
+        self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._db.close()
         self._lock.close()
 
     async def _submit(self, operation: Callable[[], Any]) -> Any:
+        if self._closed:
+            raise LedgerUnavailable("the ledger is closed")
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.put((operation, future))
         return await future
@@ -233,17 +253,17 @@ class Ledger:
                     self._loop.call_soon_threadsafe(_resolve, waiting)
 
     def _commit(self, operations: list[Callable[[], Any]]) -> list[Any]:
-        before = (self.stats.granted, self.stats.denied, self.stats.settled, self.stats.duplicates, self.stats.open)
+        before = dataclasses.asdict(self.stats)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             outcomes = [operation() for operation in operations]
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - whatever happened, the writer lives on and everybody hears of it
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            stats = self.stats
-            stats.granted, stats.denied, stats.settled, stats.duplicates, stats.open = before
-            stats.failures += 1
+            for name, count in before.items():
+                setattr(self.stats, name, count)
+            self.stats.failures += 1
             return [LedgerUnavailable(f"the ledger cannot be written: {error}")] * len(operations)
         self.stats.commits += 1
         self.stats.operations += len(operations)
@@ -302,6 +322,7 @@ class Ledger:
             return False
         now = self._clock()
         held = Amount(tokens=row[1], requests=row[2], kv_block_ms=row[3])
+        created = row[4]
         self._db.execute(
             "UPDATE reservations SET state = 'settled', settled = ?, outcome = ?, used_tokens = ?, used_kv_block_ms = ?"
             " WHERE request_id = ?",
@@ -309,7 +330,7 @@ class Ledger:
         )
         for account in json.loads(row[0]):
             self._hold(account, held, -1)
-            self._charge(account, used, now)
+            self._charge(account, used, created)
         self.stats.overshoot_tokens += max(0, used.tokens - held.tokens)
         self.stats.settled += 1
         self.stats.open -= 1
@@ -336,9 +357,10 @@ class Ledger:
             reserved={resource: self._reserved(account, resource) for resource in Resource},
         )
 
-    def _open_row(self, request_id: str) -> tuple[str, int, int, int] | None:
-        row: tuple[str, int, int, int] | None = self._db.execute(
-            "SELECT accounts, tokens, requests, kv_block_ms FROM reservations WHERE request_id = ? AND state = 'open'",
+    def _open_row(self, request_id: str) -> tuple[str, int, int, int, float] | None:
+        row: tuple[str, int, int, int, float] | None = self._db.execute(
+            "SELECT accounts, tokens, requests, kv_block_ms, created FROM reservations"
+            " WHERE request_id = ? AND state = 'open'",
             (request_id,),
         ).fetchone()
         return row
@@ -367,10 +389,14 @@ class Ledger:
                 if not changed:
                     self._db.execute("INSERT INTO reserved VALUES (?, ?, ?)", (account, resource.value, value))
 
-    def _charge(self, account: str, used: Amount, now: float) -> None:
-        """Count in every window, whatever limits there are now, so that changing a rule never resets usage."""
+    def _charge(self, account: str, used: Amount, reserved_at: float) -> None:
+        """Count in every window, whatever limits there are now, so that changing a rule never resets usage.
+
+        The windows are those in which the reservation was granted: its room was found there, so a limit holds in each
+        window however the clock jumps in between.
+        """
         rows = [
-            (account, resource.value, window.value, window.start(now), used.get(resource))
+            (account, resource.value, window.value, window.start(reserved_at), used.get(resource))
             for resource in Resource
             if used.get(resource)
             for window in Window

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import re
 from typing import Any
 
 import httpx2
 from fake_vllm import FakeVLLM, Script
 
 WORD = "1"
+ENDLESS = Script(thought=(WORD,), answer=(WORD,), endless=True, endless_thought=True)
+"""Says ``WORD`` for ever, in thought and answer."""
+
+
+@functools.cache
+def _client() -> httpx2.Client:
+    """One client for all: making one costs more than most requests."""
+    client = httpx2.Client(timeout=120, trust_env=False)
+    atexit.register(client.close)
+    return client
 
 
 def get(url: str, path: str) -> httpx2.Response:
     """Fetch a page."""
-    with httpx2.Client(timeout=30, trust_env=False) as client:
-        return client.get(url + path)
+    return _client().get(url + path)
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> httpx2.Response:
     """Send a body, read an answer."""
-    with httpx2.Client(timeout=120, trust_env=False) as client:
-        return client.post(url + path, json=body)
+    return _client().post(url + path, json=body)
+
+
+def send(url: str, method: str, path: str) -> httpx2.Response:
+    """Ask for a page with any method."""
+    return _client().request(method, url + path)
+
+
+def series(text: str) -> dict[str, frozenset[str]]:
+    """Names of a Prometheus page's series, each with the names of its labels."""
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, rest = line.partition("{")
+            labels = rest.rpartition("}")[0]
+            found[name] = frozenset(re.findall(r'(\w+)="', labels))
+    return found
+
+
+def biases(live: Any, texts: dict[str, int]) -> dict[str, int]:
+    """``logit_bias`` for texts that are one token each."""
+    found = {}
+    for text, bias in texts.items():
+        tokens = post(live.url, "/tokenize", {"model": live.model, "prompt": text, "add_special_tokens": False}).json()
+        found[str(tokens["tokens"][-1])] = bias
+    return found
 
 
 def mirror(live: Any) -> FakeVLLM:
@@ -36,7 +72,7 @@ def mirror(live: Any) -> FakeVLLM:
     with_budget = post(live.url, "/v1/chat/completions", {**ask, "thinking_token_budget": 1})
     (card,) = (card for card in get(live.url, "/v1/models").json()["data"] if card["id"] == live.model)
     return FakeVLLM(
-        Script(thought=(WORD,), answer=(WORD,), endless=True, endless_thought=True),
+        ENDLESS,
         models=(live.model,),
         max_model_len=card["max_model_len"],
         reasoning_parser=usage["completion_tokens_details"] is not None,
@@ -49,8 +85,32 @@ def mirror(live: Any) -> FakeVLLM:
     )
 
 
+@functools.cache
 def word_id(url: str, model: str) -> int:
     """The id of ``WORD``."""
     tokens = post(url, "/tokenize", {"model": model, "prompt": WORD, "add_special_tokens": False}).json()["tokens"]
     assert len(tokens) == 1
     return int(tokens[0])
+
+
+def repeats(
+    live: Any, messages: list[dict[str, Any]], *, tokens: int, system: str | None = None, **more: Any
+) -> Script:
+    """What the engine's model says to these messages, token by token, at temperature 0."""
+    said = [{"role": "system", "content": system}] if system else []
+    ask = {"model": live.model, "messages": [*said, *messages], "max_tokens": tokens, "temperature": 0, **more}
+    answer = post(live.url, "/v1/chat/completions", {**ask, "return_token_ids": True}).json()
+    choice = answer["choices"][0]
+    ids = choice["token_ids"]
+    if choice["finish_reason"] == "stop":
+        ids = ids[:-1]
+    pieces = [
+        post(live.url, "/detokenize", {"model": live.model, "tokens": [number]}).json()["prompt"] for number in ids
+    ]
+    opened = "<think>" in pieces[:1]
+    closed = pieces.index("</think>") if "</think>" in pieces else len(pieces)
+    if not opened and closed == len(pieces):
+        return Script(answer=tuple(pieces), opens_thought=False)
+    return Script(
+        thought=tuple(pieces[opened:closed]), answer=tuple(pieces[closed + 1 :]), endless_thought=closed == len(pieces)
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -84,7 +84,10 @@ class App:
 
     async def _generate(self, request: Request, send: Send) -> None:
         path = request.url.path
-        raw = await request.body()
+        try:
+            raw = await request.body()
+        except ClientDisconnect:
+            return
         received = Received(path=path, headers=dict(request.headers), raw=raw)
         self.requests.append(received)
         work = asyncio.ensure_future(self._answer(request, send, received, self._take_fault(path)))
@@ -152,6 +155,7 @@ class App:
                 frames, whole = responses.events(body, job), responses.whole(body, job)
             case "/v1/messages":
                 checks.types(body, ("model", (str,)), ("messages", (list,)), ("max_tokens", (int,)))
+                checks.positive(body, "max_tokens")
                 job = self._job(intake.from_messages(body), received)
                 frames, whole = messages.events(job), messages.whole(job)
             case "/v1/completions":
@@ -227,7 +231,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 def _refusal_of(path: str, refusal: checks.Refusal) -> Response:
     """The error as the API shapes it: Anthropic's for messages, unless the body itself was unreadable."""
-    if path == "/v1/messages" and refusal.stage != "reading":
+    if path.startswith("/v1/messages") and refusal.stage != "reading":
         detail = {"type": refusal.kind, "message": refusal.message}
         return JSONResponse({"type": "error", "error": detail}, status_code=refusal.status)
     return JSONResponse(refusal.body(), status_code=refusal.status)

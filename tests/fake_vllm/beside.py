@@ -97,6 +97,7 @@ class Beside:
     async def _count_tokens(self, request: Request) -> Response:
         body = await self._json(request)
         checks.types(body, ("model", (str,)), ("messages", (list,)))
+        checks.model(body, self.settings)
         ids = intake.chat_prompt(intake.from_messages({**body, "max_tokens": 1 << 30}), self.settings)
         counted = {"input_tokens": len(ids), "context_management": {"original_input_tokens": len(ids)}}
         return JSONResponse(counted)

@@ -6,7 +6,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from fake_vllm.generation import Delta, Job, entries, flat, generate
+from fake_vllm import tokenizer
+from fake_vllm.generation import CLOSE_ID, Delta, Job, entries, flat, generate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,15 +72,47 @@ def tool_deltas(delta: Delta, ids: dict[tuple[int, int], str]) -> list[dict[str,
     return found
 
 
+def _mistaken(delta: Delta) -> tuple[str, str]:
+    """Thought and answer of a step, as vLLM's parser tells them apart while text is held back for stop strings.
+
+    It goes by the ids of the step's tokens, whose text comes only later. So it looks in vain for the mark's text in
+    the step that closes the thought, loses most of that step's text, and gives the rest of the mark to the answer.
+    """
+    text = flat(delta.parts)
+    if not delta.thought_open:
+        return "", text
+    if CLOSE_ID not in delta.ids:
+        return text, ""
+    if len(delta.ids) == 1:
+        return "", ""
+    end = text.find(tokenizer.CLOSE_THINK)
+    return text[:end], text[end + len(tokenizer.CLOSE_THINK) :]
+
+
+def _parted(delta: Delta) -> tuple[str, str]:
+    """Thought and answer of a step: all is thought until the mark that closes it, whether or not one was opened."""
+    thought = answer = ""
+    within = delta.thought_open
+    for channel, text in delta.parts:
+        if channel == "mark":
+            within = within and text != tokenizer.CLOSE_THINK
+        elif channel != "tool" and within:
+            thought += text
+        elif channel != "tool":
+            answer += text
+    return thought, answer
+
+
 def message_delta(job: Job, delta: Delta, calls: list[dict[str, Any]]) -> dict[str, Any] | None:
     """A chunk's ``delta``, or None for a step that shows nothing."""
     if not parses(job):
         return {"content": flat(delta.parts)}
-    split = job.settings.reasoning_parser
-    thought = "".join(text for channel, text in delta.parts if channel == "thought")
-    answer = "".join(text for channel, text in delta.parts if channel == "answer")
-    if not split:
+    if not job.settings.reasoning_parser:
         thought, answer = "", "".join(text for channel, text in delta.parts if channel != "tool")
+    elif job.holds_text:
+        thought, answer = _mistaken(delta)
+    else:
+        thought, answer = _parted(delta)
     found: dict[str, Any] = {}
     if answer:
         found["content"] = answer
@@ -192,10 +225,17 @@ def whole_metrics(found: dict[str, float] | None) -> dict[str, Any] | None:
     return found and {"mean_itl_ms": None, **found, "speculative_decoding": None}
 
 
+def said(job: Job, steps: list[Delta]) -> tuple[str | None, str]:
+    """Thought and answer of a whole choice. vLLM does not look at the prompt here: without a mark all is thought."""
+    text = "".join(text for step in steps for channel, text in step.parts if channel != "tool")
+    if not job.settings.reasoning_parser:
+        return None, text
+    thought, _, answer = text.removeprefix(tokenizer.THINK).partition(tokenizer.CLOSE_THINK)
+    return thought, answer
+
+
 def _choice(job: Job, steps: list[Delta], *, ids: bool) -> dict[str, Any]:
-    every = [message_delta(job, step, []) or {} for step in steps]
-    answer = "".join(part.get("content") or "" for part in every)
-    thought = "".join(part.get("reasoning") or "" for part in every)
+    thought, answer = said(job, steps)
     known: dict[tuple[int, int], str] = {}
     built: dict[int, dict[str, Any]] = {}
     for piece in (piece for step in steps for piece in tool_deltas(step, known)):
@@ -220,7 +260,7 @@ def _choice(job: Job, steps: list[Delta], *, ids: bool) -> dict[str, Any]:
     reason = steps[-1].finish_reason or "stop"
     return {
         "index": steps[0].index,
-        "message": {**message, "reasoning": thought or None},
+        "message": {**message, "reasoning": None if hides(job) else thought},
         "logprobs": logprobs,
         "finish_reason": finish(job, reason, called=bool(built)),
         "stop_reason": steps[-1].stop_reason,

@@ -96,6 +96,16 @@ def types(body: dict[str, Any], *required: tuple[str, tuple[type, ...]]) -> None
                 raise _unreadable(kind, f"body.{name}", "Input should be a valid number", f"'{value}'") from error
 
 
+def positive(body: dict[str, Any], name: str) -> None:
+    """A length that is checked as the body is read.
+
+    Raises:
+        Refusal: It is not above 0.
+    """
+    if body[name] <= 0:
+        raise _unreadable("value_error", f"body.{name}", "Value error, must be positive", f"'{body[name]}'")
+
+
 def fields(body: dict[str, Any]) -> None:
     """What chat and completions check of a body by itself.
 
@@ -183,6 +193,8 @@ def choices(body: dict[str, Any]) -> int:
     if (body.get("temperature") or 0) < 0:
         value = float(body["temperature"])
         raise _invalid(f"temperature must be non-negative, got {value}.", "temperature", value)
+    if count > 1 and body.get("temperature") == 0:
+        raise Refusal(f"n must be 1 when using greedy sampling, got {count}.")
     return count
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from fake_vllm.speech import Channel, Token
 
 
+OPEN_ID = tokenizer.id_of(tokenizer.THINK)
+CLOSE_ID = tokenizer.id_of(tokenizer.CLOSE_THINK)
+
+
 @dataclass(slots=True, kw_only=True)
 class Job:
     """One request, checked and with its defaults filled in.
@@ -50,6 +54,11 @@ class Job:
         return sum(len(prompt) for prompt in self.prompts)
 
     @property
+    def holds_text(self) -> bool:
+        """Whether text is held back because a stop string may have begun in it."""
+        return any(len(stop) > 1 for stop in self.stop) and not self.body.get("include_stop_str_in_output", False)
+
+    @property
     def choices(self) -> int:
         """Choices a prompt."""
         return len(self.scripts[0])
@@ -65,8 +74,9 @@ class Delta:
         parts: Text that became visible, by channel, in order.
         tokens: The tokens of the step.
         completion_tokens: Tokens of the choice so far.
-        reasoning_tokens: As vLLM counts them, with its mistake: all tokens, when the thought was closed in the prompt.
+        reasoning_tokens: As vLLM counts them, with its mistake: none, when the prompt opened the thought.
         text_offset: Characters of the choice before this step.
+        thought_open: The step began within a thought, as vLLM's parser sees it.
         finish_reason: Set on the choice's last delta.
         stop_reason: The stop string or the stop token id that ended it.
     """
@@ -78,6 +88,7 @@ class Delta:
     completion_tokens: int
     reasoning_tokens: int
     text_offset: int
+    thought_open: bool
     logprob: float
     finish_reason: str | None = None
     stop_reason: str | int | None = None
@@ -97,9 +108,11 @@ class Choice:
         self.limit = job.max_tokens[self.prompt]
         self.script = job.scripts[self.prompt][index % job.choices]
         ids = job.prompts[self.prompt]
-        opens = job.thinking and not job.settings.template_opens_thought
+        opens = job.thinking and not job.settings.template_opens_thought and self.script.opens_thought
         self.source: Iterator[Token] = speech.speak(self.script, ids, thinks=opens, budget=job.budget)
-        self.miscounts = job.thinking and speech.locate(ids).closed_thought
+        closed = speech.locate(ids).closed_thought
+        self.thought_open = not closed
+        self.opened = False
         self.job = job
         self.count = self.thoughts = self.released = 0
         self.text = ""
@@ -115,15 +128,17 @@ class Choice:
         while len(tokens) < most and self.finish_reason is None:
             tokens.append(next(self.source))
             self._take(tokens[-1])
-        offset = self.released
+        offset, was_open = self.released, self.thought_open
+        self.thought_open = was_open and all(token.id != CLOSE_ID for token in tokens)
         return Delta(
             index=self.index,
             prompt=self.prompt,
             parts=self._release(),
             tokens=tokens,
             completion_tokens=self.count,
-            reasoning_tokens=self.count if self.miscounts else self.thoughts,
+            reasoning_tokens=self.thoughts,
             text_offset=offset,
+            thought_open=was_open,
             logprob=self.script.logprob,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
@@ -131,7 +146,8 @@ class Choice:
 
     def _take(self, token: Token) -> None:
         self.count += 1
-        self.thoughts += token.channel == "thought"
+        self.opened = self.opened or token.id == OPEN_ID
+        self.thoughts += token.channel == "thought" and self.opened
         self.job.received.generated[self.index] = self.count
         body = self.job.body
         if token.channel == "end":

@@ -30,7 +30,8 @@ def chat_prompt(body: dict[str, Any], settings: Settings) -> list[int]:
         tools=body.get("tools") if body.get("tool_choice") != "none" else None,
         add_generation_prompt=body.get("add_generation_prompt", True),
         continue_final_message=body.get("continue_final_message", False),
-        opens_thought=settings.template_opens_thought and thinks(body),
+        opens_thought=settings.template_opens_thought,
+        thinks=thinks(body) or not settings.reasoning_parser,
     )
 
 

@@ -210,4 +210,7 @@ async def whole(body: dict[str, Any], job: Job) -> dict[str, Any]:
         last = delta
         items.take(job, delta)
     items.close()
+    for item in items.done:
+        if item["type"] == "reasoning":
+            item["status"] = None
     return _ended(body, job, items, last)

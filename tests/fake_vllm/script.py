@@ -28,14 +28,16 @@ class Script:
         thought: Token texts of the thought; empty for a model that closes its thought at once.
         answer: Token texts of the answer. An empty text is a token that shows no text of its own.
         tool_calls: Calls that follow the answer.
+        opens_thought: Opens a thought by itself where the template does not.
         endless: Never ends by itself: the last token is said again and again.
-        endless_thought: Never closes its thought by itself.
+        endless_thought: Never closes its thought by itself: the last token is thought again and again.
         logprob: Log-probability of each chosen token.
     """
 
     thought: tuple[str, ...] = ()
     answer: tuple[str, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    opens_thought: bool = True
     endless: bool = False
     endless_thought: bool = False
     logprob: float = -0.25
@@ -74,7 +76,10 @@ def default_model(ask: Ask) -> Script:
 
 
 def fit(script: Script, body: dict[str, Any], tools: Any) -> Script:
-    """The script bent to what the request forces on a model: a tool call, or JSON of a schema."""
+    """The script bent to what the request forces on a model: one token, a tool call, or JSON of a schema."""
+    if only := body.get("allowed_token_ids"):
+        words = (tokenizer.piece_of(only[0]),)
+        return Script(thought=words, answer=words, opens_thought=False, endless=True, endless_thought=True)
     choice = body.get("tool_choice", "auto" if tools else "none")
     if tools and choice == "none":
         return dataclasses.replace(script, tool_calls=())

@@ -101,7 +101,7 @@ def _think(script: Script, count: int, budget: int | None) -> Iterator[Token]:
         if count < len(script.thought):
             yield _token(script.thought[count], "thought")
         elif script.endless_thought:
-            yield _token(" hm", "thought")
+            yield _token(script.thought[-1] if script.thought else " hm", "thought")
         else:
             break
         count += 1

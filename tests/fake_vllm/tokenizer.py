@@ -69,6 +69,7 @@ def render(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
     opens_thought: bool = True,
+    thinks: bool = True,
 ) -> list[int]:
     """The chat template: one marker a message, and the thought opened for the model where it thinks."""
     text = f"{USER}tools {len(tools)}{END}" if tools else ""
@@ -78,5 +79,5 @@ def render(
     if continue_final_message:
         text = text.removesuffix(END)
     elif add_generation_prompt:
-        text += ASSISTANT + (THINK if opens_thought else "")
+        text += ASSISTANT + (THINK + CLOSE_THINK if not thinks else THINK if opens_thought else "")
     return encode(text)

@@ -3,6 +3,7 @@ import stat
 import pytest
 from suffice.server.ledger.amounts import Resource, Window
 from suffice.server.ledger.keys import KeyStore, ensure_local_key, parse_limit
+from suffice.server.ledger.ledger import LedgerUnavailable
 
 
 @pytest.fixture
@@ -59,3 +60,58 @@ def test_a_teams_limits_pay_too(keys):
 def test_bad_limits_say_what_is_right(text):
     with pytest.raises(ValueError, match=r"RESOURCE=NUMBER/WINDOW|negative"):
         parse_limit(text)
+
+
+def test_a_key_without_a_team_pays_alone_and_an_unknown_team_has_no_limits(keys):
+    alone, _ = keys.create("app", limits=(parse_limit("tokens=1_000"),))
+    assert [(account.id, [str(limit) for limit in account.limits]) for account in keys.accounts(alone)] == [
+        (f"key:{alone.id}", ["tokens=1000/life"])
+    ]
+    member, _ = keys.create("app", team="nowhere")
+    assert keys.accounts(member)[1].limits == ()
+
+
+def test_all_keys_are_listed_oldest_first_and_revoked_ones_too(keys):
+    made = [keys.create(name)[0].id for name in "abc"]
+    keys.revoke(made[1])
+    assert [(key.id, key.revoked is not None) for key in keys.all()] == [
+        (made[0], False),
+        (made[1], True),
+        (made[2], False),
+    ]
+
+
+def test_a_look_up_within_the_quarter_second_reads_nothing(keys):
+    _, secret = keys.create("app")
+    assert keys.lookup(secret)
+    keys.close()
+    assert keys.lookup(secret)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda keys: keys.create("app"), id="create"),
+        pytest.param(lambda keys: keys.set_team("t", ()), id="team"),
+        pytest.param(lambda keys: keys.revoke("x"), id="revoke"),
+    ],
+)
+def test_a_database_that_takes_no_changes_says_so(keys, change):
+    keys._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(LedgerUnavailable, match="cannot be changed"):
+        change(keys)
+
+
+def test_a_database_that_cannot_be_read_says_so(keys):
+    keys._db.execute("ALTER TABLE teams RENAME TO lost")
+    with pytest.raises(LedgerUnavailable, match="cannot be read"):
+        keys.all()
+
+
+def test_the_pepper_is_made_once_and_its_folder_with_it(tmp_path):
+    first = KeyStore(tmp_path / "a" / "b")
+    _, secret = first.create("app")
+    first.close()
+    second = KeyStore(tmp_path / "a" / "b")
+    assert second.lookup(secret)
+    second.close()

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 from suffice.server.ledger.amounts import Account, Amount, Denied, Granted, Limit, Resource, Window
-from suffice.server.ledger.ledger import Ledger, LedgerUnavailable
+from suffice.server.ledger.ledger import Ledger, LedgerUnavailable, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -160,3 +160,110 @@ def test_windows_turn_where_they_say(window):
         assert window.start(now) <= now < end
         assert window.start(end) == end
         assert window.start(end - 1) == window.start(now)
+
+
+async def test_usage_is_charged_where_its_room_was_found(ledger, clock):
+    """However long a request runs, it is charged to the window that granted it; a limit holds in every window."""
+    await reserve(ledger, "r", 600)
+    granted_at = clock.now
+    clock.now = Window.DAY.end(clock.now) + 1
+    await ledger.settle("r", Amount(tokens=500), "completed")
+    assert await spent(ledger, "key:a") == (0, 0)
+    clock.now = granted_at
+    assert await spent(ledger, "key:a") == (500, 0)
+
+
+async def test_an_amended_reservation_gives_the_difference_back(ledger):
+    await reserve(ledger, "r", 600)
+    ledger.amend("r", 200)
+    assert await spent(ledger, "key:a") == (0, 200)
+    ledger.amend("r", 900)
+    ledger.amend("nobody's", 1)
+    assert await spent(ledger, "key:a") == (0, 200)
+    await ledger.settle("r", Amount(tokens=150), "completed")
+    assert await spent(ledger, "key:a") == (150, 0)
+
+
+async def test_numbers_that_no_database_holds_fail_alone_and_the_writer_lives_on(ledger):
+    with pytest.raises(LedgerUnavailable):
+        await ledger.reserve(request_id="big", accounts=(Account(id="key:z"),), amount=Amount(tokens=2**70))
+    assert isinstance(await reserve(ledger, "r", 10), Granted)
+    assert (ledger.stats.failures, ledger.stats.open) == (1, 1)
+
+
+async def test_more_than_was_reserved_is_charged_and_counted(ledger):
+    await reserve(ledger, "r", 10)
+    await ledger.settle("r", Amount(tokens=25), "completed")
+    assert ledger.stats.overshoot_tokens == 15
+    assert await spent(ledger, "key:a") == (25, 0)
+
+
+async def test_a_closed_ledger_answers_at_once(tmp_path):
+    ledger = await Ledger.open(tmp_path / "closed.sqlite")
+    await ledger.close()
+    with pytest.raises(LedgerUnavailable, match="closed"):
+        await reserve(ledger, "r", 1)
+
+
+async def test_nobody_waits_for_the_answer_of_a_cancelled_request(ledger):
+    waiting = asyncio.ensure_future(reserve(ledger, "r", 10))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert await spent(ledger, "key:a") == (0, 10)
+
+
+@pytest.mark.parametrize("damage", ["no-database", "is-a-folder"])
+async def test_a_ledger_that_cannot_be_opened_says_so(tmp_path, damage):
+    path = tmp_path / "bad.sqlite"
+    if damage == "no-database":
+        path.write_bytes(b"this is no database at all" * 100)
+    else:
+        path.mkdir()
+    with pytest.raises(LedgerUnavailable, match="cannot be opened"):
+        await Ledger.open(path)
+
+
+async def test_a_ledger_that_cannot_be_recovered_lets_go_of_its_lock(tmp_path):
+    path = tmp_path / "half.sqlite"
+    ledger = await Ledger.open(path)
+    ledger._db.execute("ALTER TABLE spent RENAME TO lost")
+    await ledger.close()
+    with pytest.raises(LedgerUnavailable):
+        await Ledger.open(path)
+    db = connect(path)
+    db.execute("ALTER TABLE lost RENAME TO spent")
+    db.close()
+    await (await Ledger.open(path)).close()
+
+
+async def test_old_windows_and_settled_reservations_are_forgotten(tmp_path, clock):
+    path = tmp_path / "old.sqlite"
+    ledger = await Ledger.open(path, clock=clock)
+    await reserve(ledger, "r", 10)
+    await ledger.settle("r", Amount(tokens=10), "completed")
+    await ledger.close()
+    clock.now += 1001 * 86400
+    ledger = await Ledger.open(path, clock=clock, synchronous="normal")
+    assert ledger._db.execute("SELECT count(*) FROM reservations").fetchone() == (0,)
+    assert ledger._db.execute("SELECT DISTINCT window FROM spent").fetchall() == [("life",)]
+    await ledger.close()
+
+
+@pytest.mark.parametrize("resource", list(Resource))
+def test_an_amount_has_every_resource(resource):
+    assert Amount(**{resource.value: 7}).get(resource) == 7
+
+
+@pytest.mark.parametrize(
+    ("window", "start"),
+    [
+        (Window.MINUTE, 1_763_989_980),
+        (Window.HOUR, 1_763_989_200),
+        (Window.DAY, 1_763_942_400),
+        (Window.WEEK, 1_763_942_400),
+        (Window.MONTH, 1_761_955_200),
+        (Window.LIFE, 0),
+    ],
+)
+def test_windows_begin_at_utc_boundaries(window, start):
+    assert window.start(1_763_990_000.5) == start

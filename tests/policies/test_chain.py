@@ -224,3 +224,23 @@ def test_the_stronger_decision_wins():
     assert chain.observe(ended) == (SampleDone(sample=0, finish="length"), Complete())
     assert [s.rule for s in chain.stops] == ["b"]
     assert chain.cancelled_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "thought", "cap", "noted"),
+    [
+        pytest.param(1, 4, 5, True, id="the-template-starts-a-line"),
+        pytest.param(8, 0, 5, True, id="the-prompt-holds-more-than-the-cap"),
+        pytest.param(0, 0, 0, True, id="no-thought-allowed"),
+        pytest.param(1, 3, 5, False, id="it-ended-by-itself"),
+        pytest.param(None, 0, 0, False, id="it-never-thought"),
+        pytest.param(None, 5, 5, True, id="it-opened-its-own-thought"),
+    ],
+)
+def test_the_engine_s_cap_counts_what_the_prompt_holds_of_a_thought(before, thought, cap, noted):
+    chain = Chain(plan(thinks=True, engine=True, total_tokens=100, thinking_tokens=cap))
+    chain.observe(Started(at=0))
+    chain.observe(PromptCounted(at=0, sample=0, prompt_tokens=20, thinking=before))
+    chain.observe(Chunk(at=0, sample=0, tokens=thought, phase=Phase.THINKING))
+    chain.observe(Chunk(at=0, sample=0, tokens=3, phase=Phase.ANSWER))
+    assert [(stop.rule, stop.by) for stop in chain.stops] == ([("thinking_tokens", "engine")] if noted else [])

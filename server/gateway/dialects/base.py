@@ -59,19 +59,25 @@ class Segment:
 
     Attributes:
         sample: Index of the sample.
+        index: Index that the client sees.
         prompt_ids: The prompt as upstream tokenised it, where it said so.
         token_ids: All tokens generated so far, where upstream said so.
         seen: Tokens of the current segment that were counted.
+        allowed: Tokens that the current segment may have.
         resumed: Whether this is not the sample's first segment.
         prompt_counted: Whether upstream told the prompt's length.
+        thinking: Whether the segment goes on inside a thought, after a resume.
     """
 
     sample: int
+    index: int = 0
     prompt_ids: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     seen: int = 0
+    allowed: int = 0
     resumed: bool = False
     prompt_counted: bool = False
+    thinking: bool = False
 
 
 @dataclass(slots=True)
@@ -84,7 +90,11 @@ class Reading:
         token_ids: Ids of the frame's new tokens, where upstream was asked for them.
         phase: Phase by the frame's own fields; None where they do not tell.
         ended: Why the segment ended, on its last frame.
+        stop_reason: The token id or text that ended it, where one did.
+        choice: The frame's choice, where it has one.
         text: New text; used for rules and never logged.
+        answer_text: The part of it that belongs to the answer, as far as upstream tells thought and answer apart.
+        tool_calls: What the frame adds to tool calls, in the chat API's form.
         error: Upstream's error object, when the frame is one.
     """
 
@@ -93,7 +103,11 @@ class Reading:
     token_ids: list[int] | None = None
     phase: Phase | None = None
     ended: EndReason | None = None
+    stop_reason: int | str | None = None
+    choice: dict[str, Any] | None = None
     text: str = ""
+    answer_text: str = ""
+    tool_calls: list[dict[str, Any]] | None = None
     error: dict[str, Any] | None = None
 
 

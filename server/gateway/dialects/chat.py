@@ -56,6 +56,9 @@ _TAKEN = ("model", "n", "stream", "stream_options", "max_tokens", "max_completio
 """Fields that the gateway reads and writes anew for each segment."""
 
 
+_SHOWN = {"logprob_token_ids", "return_tokens_as_token_ids"}
+"""How tokens are shown; goes along when a sample is resumed."""
+
 _PROMPT_FIELDS = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
 
 
@@ -91,7 +94,7 @@ class ChatDialect:
             body={name: value for name, value in kept.items() if name not in _TAKEN},
             stream=shape.flag(kept, "stream"),
             include_usage=bool(options.get("include_usage")),
-            samples=shape.whole(kept, "n") or 1,
+            samples=shape.whole(kept, "n", most=shape.MAX_SAMPLES) or 1,
             prompt_bytes=shape.weight(messages) + shape.weight(kept.get("tools")),
             sources=sources,
             effort=effort,
@@ -101,13 +104,13 @@ class ChatDialect:
         )
 
     def facts(self, call: Call) -> ApiFacts:
-        """Tools, and a hidden thought, cannot be resumed by token ids."""
+        """Tools, a hidden thought, and an answer under a grammar cannot be resumed by token ids."""
         tools = bool(call.body.get("tools")) and call.body.get("tool_choice") != "none"
         hidden = call.body.get("include_reasoning") is False
+        lost = "tool parser" if tools else "reasoning parser" if hidden else "grammar's state"
         return ApiFacts(
-            can_resume=not tools and not hidden,
-            no_cap_reason="upstream has no reasoning config, and resuming would lose its "
-            + ("tool parser" if tools else "reasoning parser"),
+            can_resume=not tools and not hidden and not has_grammar(call.body),
+            no_cap_reason=f"upstream has no reasoning config, and resuming would lose its {lost}",
         )
 
     def upstream(self, call: Call, opened: Open, segment: Segment, model: Served) -> tuple[str, dict[str, Any]]:
@@ -116,6 +119,7 @@ class ChatDialect:
             return resume(call, opened, segment, model)
         body = dict(call.body)
         seed(body, opened.sample)
+        fit_least(body, opened, segment)
         body["max_completion_tokens"] = opened.max_tokens
         if opened.thinking_tokens is not None:
             body["thinking_token_budget"] = opened.thinking_tokens
@@ -174,6 +178,18 @@ def seed(body: dict[str, Any], sample: int) -> None:
         body["seed"] += sample
 
 
+def has_grammar(body: dict[str, Any]) -> bool:
+    """Whether the answer must follow a grammar, which starts afresh in a resumed sample."""
+    form = body.get("response_format") or {"type": "text"}
+    return form.get("type") != "text" or bool(body.get("structured_outputs"))
+
+
+def fit_least(body: dict[str, Any], opened: Open, segment: Segment) -> None:
+    """Ask for no more tokens at least than the segment may have at most, which upstream would refuse."""
+    if body.get("min_tokens"):
+        body["min_tokens"] = max(0, min(body["min_tokens"] - len(segment.token_ids), opened.max_tokens))
+
+
 def ask_usage(body: dict[str, Any]) -> None:
     """Ask for a stream with a running token count in every chunk."""
     body["n"] = 1
@@ -183,15 +199,26 @@ def ask_usage(body: dict[str, Any]) -> None:
 
 def resume(call: Call, opened: Open, segment: Segment, model: Served) -> tuple[str, dict[str, Any]]:
     """Go on from the tokens so far, with the thought closed where the chain says so."""
+    thought = model.thought
+    if thought is not None and opened.think_on:
+        # The token that closed the thought was generated, and is replaced.
+        if segment.token_ids[-1:] == [thought.end_id]:
+            segment.token_ids.pop()
+        segment.token_ids += thought.reopen_ids
+    elif thought is not None and opened.close_thought and segment.token_ids[-1:] != [thought.end_id]:
+        segment.token_ids += thought.close_ids
     ids = segment.prompt_ids + segment.token_ids
-    if opened.close_thought and model.thought is not None:
-        ids += model.thought.close_ids
-        segment.token_ids += model.thought.close_ids
-    body = {name: value for name, value in call.body.items() if name in SAMPLING}
+    body = {name: value for name, value in call.body.items() if name in SAMPLING | _SHOWN}
     seed(body, opened.sample)
-    if call.body.get("logprobs"):
-        body["logprobs"] = call.body.get("top_logprobs") or 1
+    fit_least(body, opened, segment)
+    logprobs = call.body.get("logprobs")
+    if logprobs is True:
+        logprobs = call.body.get("top_logprobs", 0)
+    if logprobs is not None and logprobs is not False:
+        body["logprobs"] = logprobs
     body |= {"prompt": ids, "max_tokens": opened.max_tokens, "return_token_ids": True, "add_special_tokens": False}
+    if opened.thinking_tokens is not None:
+        body["thinking_token_budget"] = opened.thinking_tokens
     ask_usage(body)
     return "/v1/completions", body
 
@@ -208,19 +235,24 @@ def read_chunk(frame: dict[str, Any]) -> Reading:
     choices = frame.get("choices")
     if choices:
         choice = choices[0]
+        reading.choice = choice
         reading.token_ids = choice.get("token_ids")
         delta = choice.get("delta")
         if delta is None:
-            reading.text = choice.get("text") or ""
-        elif thought := delta.get("reasoning") or delta.get("reasoning_content"):
-            reading.phase = Phase.THINKING
-            reading.text = thought
-        elif delta.get("content") or delta.get("tool_calls"):
-            reading.phase = Phase.ANSWER
-            reading.text = delta.get("content") or ""
+            reading.text = reading.answer_text = choice.get("text") or ""
+        else:
+            thought = delta.get("reasoning") or delta.get("reasoning_content")
+            reading.tool_calls = delta.get("tool_calls")
+            reading.answer_text = delta.get("content") or ""
+            reading.text = (thought or "") + reading.answer_text
+            if reading.answer_text or reading.tool_calls:
+                reading.phase = Phase.ANSWER
+            elif thought:
+                reading.phase = Phase.THINKING
         finish = choice.get("finish_reason")
         if finish is not None:
             reading.ended = ENDINGS.get(finish, EndReason.STOP)
+            reading.stop_reason = choice.get("stop_reason")
     return reading
 
 
@@ -234,7 +266,9 @@ class ChatAnswer:
         self._choices: dict[int, _Choice] = {}
         self._keep_ids = "token_ids" in call.wants
         self._keep_usage = "continuous_usage" in call.wants
+        self._logprobs = (call.body.get("top_logprobs") or 0) if call.body.get("logprobs") else None
         self._usage_details: dict[str, Any] = {}
+        self._prompt_ids: list[int] | None = None
         self._metrics: dict[str, Any] | None = None
 
     def frame(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> bytes:  # noqa: ARG002
@@ -245,22 +279,28 @@ class ChatAnswer:
             return b""
         choice = choices[0]
         if "delta" not in choice:
-            choice = _as_chat(choice)
+            thinking = segment.thinking and self._choice(segment.index).reasoning_seen
+            choice = _as_chat(choice, "reasoning" if thinking else "content")
         held = choice.get("finish_reason") is not None
         if held:
             choice["finish_reason"] = None
-            own = self._choice(segment.sample)
+            own = self._choice(segment.index)
             own.stop_reason = choice.pop("stop_reason", None)
         if not self._keep_ids:
             choice.pop("token_ids", None)
             frame.pop("prompt_token_ids", None)
+        if choice.get("logprobs"):
+            choice["logprobs"] = _kept_logprobs(choice["logprobs"], self._logprobs)
         frame.pop("prompt_text", None)
+        self._prompt_ids = self._prompt_ids or frame.get("prompt_token_ids")
+        if choice["delta"].get("reasoning"):
+            self._choice(segment.index).reasoning_seen = True
         if not self._call.stream:
-            self._choice(segment.sample).add(choice)
+            self._choice(segment.index).add(choice)
             return b""
-        if held and not _holds_something(choice):
+        if held and not (_holds_something(choice) or choice.get("token_ids")):
             return b""
-        choice["index"] = segment.sample
+        choice["index"] = segment.index
         frame["choices"] = [choice]
         frame["object"] = "chat.completion.chunk"
         frame |= self._head
@@ -281,9 +321,9 @@ class ChatAnswer:
     def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
         """Without a reasoning parser the client reads the thought as text, so its closing must be readable too."""
         thought = self._model.thought
-        if not closed_thought or thought is None or not thought.visible or self._choice(segment.sample).reasoning_seen:
+        if not closed_thought or thought is None or not thought.visible or self._choice(segment.index).reasoning_seen:
             return b""
-        return self._write(segment.sample, {"content": thought.close_text})
+        return self._write(segment.index, {"content": thought.close_text})
 
     def _write(self, sample: int, delta: dict[str, Any]) -> bytes:
         choice = {"index": sample, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -294,11 +334,11 @@ class ChatAnswer:
 
     def sample_done(self, segment: Segment, finish: str) -> bytes:
         """The finish chunk."""
-        own = self._choice(segment.sample)
+        own = self._choice(segment.index)
         own.finish = finish
         if not self._call.stream:
             return b""
-        choice = {"index": segment.sample, "delta": {}, "logprobs": None, "finish_reason": finish}
+        choice = {"index": segment.index, "delta": {}, "logprobs": None, "finish_reason": finish}
         if own.stop_reason is not None:
             choice["stop_reason"] = own.stop_reason
         return sse.encode(orjson.dumps(self._head | {"object": "chat.completion.chunk", "choices": [choice]}))
@@ -326,6 +366,8 @@ class ChatAnswer:
         }
         if self._metrics is not None:
             body["metrics"] = self._metrics
+        if self._prompt_ids is not None:
+            body["prompt_token_ids"] = self._prompt_ids
         body["suffice"] = receipt
         return body
 
@@ -354,11 +396,8 @@ class _Choice:
         self._token_ids: list[int] | None = None
         self.finish: str | None = None
         self.stop_reason: Any = None
-
-    @property
-    def reasoning_seen(self) -> bool:
+        self.reasoning_seen = False
         """Whether upstream tells the thought apart."""
-        return "reasoning" in self._text
 
     def add(self, choice: dict[str, Any]) -> None:
         """Take in one delta."""
@@ -404,19 +443,28 @@ class _Choice:
         return choice
 
 
-def _as_chat(choice: dict[str, Any]) -> dict[str, Any]:
+def _kept_logprobs(logprobs: dict[str, Any], top: int | None) -> dict[str, Any] | None:
+    """The client's own part of the log-probabilities that came: rules may have asked for more."""
+    if top is None:
+        return None
+    for entry in logprobs.get("content") or ():
+        entry["top_logprobs"] = entry.get("top_logprobs", [])[:top]
+    return logprobs
+
+
+def _as_chat(choice: dict[str, Any], channel: str) -> dict[str, Any]:
     """A completions choice of a resumed sample, in chat's form."""
     logprobs = choice.get("logprobs")
     content = None
     if logprobs:
+        tokens = logprobs["tokens"]
+        tops = logprobs.get("top_logprobs") or [None] * len(tokens)
         content = [
             _token_logprob(token, value, top)
-            for token, value, top in zip(
-                logprobs["tokens"], logprobs["token_logprobs"], logprobs.get("top_logprobs") or (), strict=False
-            )
+            for token, value, top in zip(tokens, logprobs["token_logprobs"], tops, strict=True)
         ]
     return choice | {
-        "delta": {"content": choice.pop("text", "")},
+        "delta": {channel: choice.pop("text", "")},
         "logprobs": None if content is None else {"content": content},
     }
 

@@ -10,7 +10,17 @@ from suffice.server.errors import InvalidRequest
 from suffice.server.gateway import sse
 from suffice.server.gateway.dialects import shape
 from suffice.server.gateway.dialects.base import Call, Reading, Segment
-from suffice.server.gateway.dialects.chat import SAMPLING, ask_usage, limits, read_chunk, resume, seed, stream_options
+from suffice.server.gateway.dialects.chat import (
+    SAMPLING,
+    ask_usage,
+    fit_least,
+    has_grammar,
+    limits,
+    read_chunk,
+    resume,
+    seed,
+    stream_options,
+)
 from suffice.server.gateway.field import parse_field
 
 if TYPE_CHECKING:
@@ -42,7 +52,7 @@ class CompletionsDialect:
         if options.get("continuous_usage_stats"):
             wants.add("continuous_usage")
         sources, explicit = limits(kept)
-        prompts = _prompts(kept.get("prompt"))
+        texts = prompts(kept.get("prompt"), name="prompt", most=MAX_PROMPTS)
         model, preset = shape.split_model(shape.text(kept, "model"))
         return Call(
             model=model,
@@ -50,9 +60,9 @@ class CompletionsDialect:
             body={name: value for name, value in kept.items() if name not in _TAKEN},
             stream=shape.flag(kept, "stream"),
             include_usage=bool(options.get("include_usage")),
-            samples=shape.whole(kept, "n") or 1,
-            prompts=prompts,
-            prompt_bytes=sum(len(p) if isinstance(p, list) else shape.weight(p) for p in prompts),
+            samples=shape.whole(kept, "n", most=shape.MAX_SAMPLES) or 1,
+            prompts=texts,
+            prompt_bytes=sum(len(p) if isinstance(p, list) else shape.weight(p) for p in texts),
             sources=sources,
             effort=None,
             explicit_max=explicit,
@@ -60,17 +70,23 @@ class CompletionsDialect:
             wants=frozenset(wants),
         )
 
-    def facts(self, call: Call) -> ApiFacts:  # noqa: ARG002
-        """Everything can be resumed."""
-        return ApiFacts()
+    def facts(self, call: Call) -> ApiFacts:
+        """Everything can be resumed but an answer under a grammar."""
+        return ApiFacts(
+            can_resume=not has_grammar(call.body),
+            no_cap_reason="upstream has no reasoning config, and resuming would lose its grammar's state",
+        )
 
     def upstream(self, call: Call, opened: Open, segment: Segment, model: Served) -> tuple[str, dict[str, Any]]:
         """A completions request on the client's prompt, or on the tokens so far."""
         if segment.resumed:
             return resume(call, opened, segment, model)
         body = dict(call.body)
-        seed(body, opened.sample % call.samples)
-        body["prompt"] = call.prompts[opened.sample // call.samples]
+        # Several prompts have `n` samples each; of one prompt, a rule may draw more.
+        several = len(call.prompts) > 1
+        seed(body, opened.sample % call.samples if several else opened.sample)
+        body["prompt"] = call.prompts[opened.sample // call.samples if several else 0]
+        fit_least(body, opened, segment)
         body["max_tokens"] = opened.max_tokens
         if opened.thinking_tokens is not None:
             body["thinking_token_budget"] = opened.thinking_tokens
@@ -94,20 +110,24 @@ class CompletionsDialect:
         return CompletionsAnswer(call, f"cmpl-{request_id}", created, model)
 
 
-def _prompts(value: Any) -> tuple[Any, ...]:
-    """The prompts of a request: one text, one list of token ids, or a list of either."""
-    if isinstance(value, str):
+def prompts(value: Any, *, name: str, most: int) -> tuple[Any, ...]:
+    """The prompts in a field: one text, one list of token ids, or up to ``most`` of either.
+
+    Raises:
+        InvalidRequest: It is something else, or empty.
+    """
+    if isinstance(value, str) and value:
         return (value,)
     if isinstance(value, list) and value:
         if all(isinstance(item, int) and not isinstance(item, bool) for item in value):
             return (value,)
         texts = all(isinstance(item, str) for item in value)
         lists = all(isinstance(item, list) and item and all(type(n) is int for n in item) for item in value)
-        if (texts or lists) and len(value) <= MAX_PROMPTS:
+        if (texts or lists) and len(value) <= most:
             return tuple(value)
     raise InvalidRequest(
-        f"prompt must be a text, an array of token ids, or up to {MAX_PROMPTS} of either",
-        param="prompt",
+        f"{name} must be a text, an array of token ids, or up to {most} of either",
+        param=name,
         code="invalid_type",
     )
 
@@ -133,20 +153,35 @@ class CompletionsAnswer:
         held = choice.get("finish_reason") is not None
         if held:
             choice["finish_reason"] = None
-            self._choice(segment.sample)["stop_reason"] = choice.pop("stop_reason", None)
+            self._choice(segment.index)["stop_reason"] = choice.pop("stop_reason", None)
         if not self._keep_ids:
             choice.pop("token_ids", None)
             choice.pop("prompt_token_ids", None)
+        if choice.get("logprobs"):
+            choice["logprobs"] = self._kept_logprobs(choice["logprobs"])
         if not self._call.stream:
-            self._gather(segment.sample, choice)
+            self._gather(segment.index, choice)
             return b""
-        if held and not choice.get("text") and not choice.get("logprobs"):
+        if held and not any(choice.get(name) for name in ("text", "logprobs", "token_ids")):
             return b""
-        choice["index"] = segment.sample
+        choice["index"] = segment.index
         frame |= self._head
         if not self._keep_usage:
             frame.pop("usage", None)
         return sse.encode(orjson.dumps(frame))
+
+    def _kept_logprobs(self, logprobs: dict[str, Any]) -> dict[str, Any] | None:
+        """The client's own part of the log-probabilities that came: rules may have asked for more."""
+        own = self._call.body.get("logprobs")
+        if own is None:
+            return None
+        tops = logprobs.get("top_logprobs")
+        if tops:
+            # The chosen token stays even where it is not among the most likely, as vLLM has it.
+            logprobs["top_logprobs"] = [
+                None if top is None else dict(sorted(top.items(), key=lambda item: -item[1])[: own + 1]) for top in tops
+            ]
+        return logprobs
 
     def _choice(self, sample: int) -> dict[str, Any]:
         return self._choices.setdefault(
@@ -171,15 +206,15 @@ class CompletionsAnswer:
         thought = self._model.thought
         if not closed_thought or thought is None or not thought.visible:
             return b""
-        choice = {"index": segment.sample, "text": thought.close_text, "logprobs": None, "finish_reason": None}
+        choice = {"index": segment.index, "text": thought.close_text, "logprobs": None, "finish_reason": None}
         if not self._call.stream:
-            self._gather(segment.sample, choice)
+            self._gather(segment.index, choice)
             return b""
         return sse.encode(orjson.dumps(self._head | {"choices": [choice]}))
 
     def sample_done(self, segment: Segment, finish: str) -> bytes:
         """The finish chunk."""
-        own = self._choice(segment.sample)
+        own = self._choice(segment.index)
         own["finish_reason"] = finish
         if not self._call.stream:
             return b""

@@ -15,6 +15,7 @@ from suffice.server.errors import InvalidRequest
 from suffice.server.gateway import sse
 from suffice.server.gateway.dialects import shape
 from suffice.server.gateway.dialects.base import Call, Reading, Segment
+from suffice.server.gateway.dialects.chat import EFFORTS
 from suffice.server.gateway.field import parse_field
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ ALLOWED = frozenset(
 _TAKEN = ("model", "stream", "max_tokens", "thinking")
 
 LEAST_THINKING = 1024
+
+_BUDGET = "thinking.budget_tokens"
 
 _ENDINGS = {
     "end_turn": EndReason.STOP,
@@ -54,6 +57,8 @@ class MessagesDialect:
         messages = kept.get("messages")
         if not isinstance(messages, list) or not messages:
             raise InvalidRequest("messages must be a non-empty array", param="messages", code="invalid_type")
+        if not all(isinstance(message, dict) for message in messages):
+            raise InvalidRequest("each message must be an object", param="messages", code="invalid_type")
         if not images:
             shape.refuse_media(messages, param="messages")
             shape.refuse_media(kept.get("system"), param="system")
@@ -64,17 +69,21 @@ class MessagesDialect:
         thinking = kept.get("thinking") or {}
         if not isinstance(thinking, dict):
             raise InvalidRequest("thinking must be an object", param="thinking", code="invalid_type")
-        budget = shape.whole(thinking, "budget_tokens")
+        budget = shape.whole({_BUDGET: thinking.get("budget_tokens")}, _BUDGET)
         if thinking.get("type") == "enabled":
             if budget is None:
-                raise InvalidRequest("thinking.budget_tokens is required", param="thinking.budget_tokens")
+                raise InvalidRequest("thinking.budget_tokens is required", param=_BUDGET)
             if not LEAST_THINKING <= budget < longest:
                 raise InvalidRequest(
                     f"thinking.budget_tokens must be at least {LEAST_THINKING} and less than max_tokens",
-                    param="thinking.budget_tokens",
+                    param=_BUDGET,
                 )
-            sources.append(("thinking.budget_tokens", Budget(thinking_tokens=budget)))
-        config = kept.get("output_config")
+            sources.append((_BUDGET, Budget(thinking_tokens=budget)))
+        effort = (kept.get("output_config") or {}).get("effort")
+        if effort is not None and effort not in EFFORTS:
+            raise InvalidRequest(
+                f"output_config.effort must be one of {', '.join(EFFORTS)}", param="output_config.effort"
+            )
         model, preset = shape.split_model(shape.text(kept, "model"))
         kept_body = {name: value for name, value in kept.items() if name not in _TAKEN}
         if thinking.get("type") not in (None, "enabled"):
@@ -88,7 +97,7 @@ class MessagesDialect:
             samples=1,
             prompt_bytes=sum(shape.weight(kept.get(name)) for name in ("messages", "system", "tools")),
             sources=tuple(sources),
-            effort=config.get("effort") if isinstance(config, dict) else None,
+            effort=effort,
             explicit_max=True,
             field=parse_field(body.get("suffice")),
         )
@@ -124,12 +133,13 @@ class MessagesDialect:
                 reading.prompt_tokens = _prompt_tokens(usage)
             case "content_block_delta":
                 delta = frame.get("delta") or {}
-                reading.total = segment.seen + 1
                 reading.phase = Phase.THINKING if delta.get("type") == "thinking_delta" else Phase.ANSWER
                 reading.text = delta.get("text") or delta.get("thinking") or delta.get("partial_json") or ""
+                if reading.text:  # a signature is no token
+                    reading.total = min(segment.seen + 1, segment.allowed)
             case "message_delta":
                 usage = frame.get("usage") or {}
-                reading.total = usage.get("output_tokens")
+                reading.total = exact_total(segment, usage.get("output_tokens"))
                 reading.prompt_tokens = _prompt_tokens(usage)
                 reading.ended = _ENDINGS.get((frame.get("delta") or {}).get("stop_reason"), EndReason.STOP)
             case _:
@@ -139,6 +149,11 @@ class MessagesDialect:
     def answer(self, call: Call, request_id: str, created: int, model: Served) -> MessagesAnswer:  # noqa: ARG002
         """A builder of message events or of a message."""
         return MessagesAnswer(call, f"msg_{request_id}")
+
+
+def exact_total(segment: Segment, told: int | None) -> int | None:
+    """The count that ends a stream whose deltas were counted as a token each; never below what was booked."""
+    return None if told is None else max(segment.seen, told)
 
 
 def _prompt_tokens(usage: dict[str, Any]) -> int | None:

@@ -16,6 +16,7 @@ from suffice.server.gateway import sse
 from suffice.server.gateway.dialects import shape
 from suffice.server.gateway.dialects.base import Call, Reading, Segment
 from suffice.server.gateway.dialects.chat import EFFORTS, seed
+from suffice.server.gateway.dialects.messages import exact_total
 from suffice.server.gateway.field import parse_field
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class ResponsesDialect:
         if not images:
             shape.refuse_media(source, param="input")
         reasoning = kept.get("reasoning") or {}
-        effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
+        effort = reasoning.get("effort")
         if effort is not None and effort not in EFFORTS:
             raise InvalidRequest(f"reasoning.effort must be one of {', '.join(EFFORTS)}", param="reasoning.effort")
         longest = shape.whole(kept, "max_output_tokens")
@@ -113,13 +114,13 @@ class ResponsesDialect:
             return Reading(error=frame.get("error") or {"message": frame.get("message")})
         reading = Reading()
         if kind in _ONE_TOKEN:
-            reading.total = segment.seen + 1
+            reading.total = min(segment.seen + 1, segment.allowed)
             reading.phase = Phase.THINKING if "reasoning" in kind else Phase.ANSWER
             reading.text = frame.get("delta") or ""
         elif kind in _FINAL:
             response = frame.get("response") or {}
             usage = response.get("usage") or {}
-            reading.total = usage.get("output_tokens")
+            reading.total = exact_total(segment, usage.get("output_tokens"))
             reading.prompt_tokens = usage.get("input_tokens")
             if kind == "response.failed":
                 reading.error = response.get("error") or {}
@@ -190,7 +191,8 @@ class ResponsesAnswer:
     def broken(self, error: dict[str, Any]) -> bytes:
         """An error event."""
         fault = error["error"]
-        event = {"type": "error", "sequence_number": self._sequence + 1, **fault}
+        shown = {name: fault[name] for name in ("code", "message", "param")}
+        event = {"type": "error", "sequence_number": self._sequence + 1, **shown}
         return sse.encode(orjson.dumps(event), b"error")
 
     def whole(self, receipt: dict[str, Any], usage: dict[str, int]) -> dict[str, Any]:

@@ -57,6 +57,42 @@ TEMPLATE_SWITCHES = frozenset({"enable_thinking", "thinking", "reasoning_effort"
 """Keys of chat_template_kwargs that only switch what a template offers."""
 
 
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(
+        ("frequency_penalty", "min_p", "presence_penalty", "repetition_penalty", "temperature", "top_p"),
+        ((int, float), "a number"),
+    ),
+    **dict.fromkeys(("max_tool_calls", "min_tokens", "seed", "top_k", "top_logprobs"), (int, "an integer")),
+    **dict.fromkeys(
+        (
+            "add_generation_prompt", "add_special_tokens", "background", "continue_final_message", "echo", "ignore_eos",
+            "include_reasoning", "include_stop_str_in_output", "parallel_tool_calls", "return_tokens_as_token_ids",
+            "skip_special_tokens", "spaces_between_special_tokens",
+        ),
+        (bool, "true or false"),
+    ),
+    **dict.fromkeys(
+        (
+            "allowed_token_ids", "bad_words", "include", "logprob_token_ids", "stop_sequences", "stop_token_ids",
+            "tools",
+        ),
+        (list, "an array"),
+    ),
+    **dict.fromkeys(
+        ("logit_bias", "output_config", "reasoning", "response_format", "structured_outputs", "text"),
+        (dict, "an object"),
+    ),
+    **dict.fromkeys(("instructions", "truncation"), (str, "a text")),
+    "logprobs": ((bool, int), "true, false or an integer"),
+    "stop": ((str, list), "a text or an array of texts"),
+    "system": ((str, list), "a text or an array of parts"),
+    "tool_choice": ((str, dict), "a text or an object"),
+}  # fmt: skip
+"""Kinds of fields that go upstream as they are; checked here, so that nothing is reserved for what cannot be served."""
+
+_LONGEST_NAME = 64
+
+
 def allow(body: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
     """Keep the allowed fields of a request; drop those that are known to mean nothing; refuse the rest.
 
@@ -73,9 +109,12 @@ def allow(body: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
         elif name in UNSAFE:
             raise InvalidRequest(f"{name} is not available through the gateway", param=name, code="forbidden_parameter")
         elif name not in IGNORED and name != "suffice":
+            name = name[:_LONGEST_NAME]  # noqa: PLW2901 - what is quoted is bounded
             hint = did_you_mean(name, sorted(allowed)) if name else ""
             hint = hint if hint.startswith("; did") else ""
             raise InvalidRequest(f"unknown parameter {name!r}{hint}", param=name, code="unknown_parameter")
+    for name, value in kept.items():
+        _check_kind(name, value)
     switches = kept.get("chat_template_kwargs")
     if switches is not None and (not isinstance(switches, dict) or not switches.keys() <= TEMPLATE_SWITCHES):
         raise InvalidRequest(
@@ -84,6 +123,15 @@ def allow(body: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
             code="forbidden_parameter",
         )
     return kept
+
+
+def _check_kind(name: str, value: Any) -> None:
+    kinds, words = KINDS.get(name, (object, ""))
+    wrong = not isinstance(value, kinds)
+    if isinstance(value, bool):
+        wrong = kinds is not object and bool not in (kinds if isinstance(kinds, tuple) else (kinds,))
+    if wrong:
+        raise InvalidRequest(f"{name} must be {words}", param=name, code="invalid_type")
 
 
 def text(body: dict[str, Any], name: str) -> str:
@@ -98,19 +146,26 @@ def text(body: dict[str, Any], name: str) -> str:
     return value
 
 
-def whole(body: dict[str, Any], name: str, *, least: int = 1) -> int | None:
-    """An optional integer of at least ``least``.
+MAX_TOKENS = 2**31 - 1
+"""Largest length that a standard field may name; far beyond any context, and safe to multiply by samples."""
+
+MAX_SAMPLES = 128
+"""Largest ``n``, as OpenAI has it: each sample is an upstream stream of its own."""
+
+
+def whole(body: dict[str, Any], name: str, *, least: int = 1, most: int = MAX_TOKENS) -> int | None:
+    """An optional integer from ``least`` to ``most``.
 
     Raises:
-        InvalidRequest: Of another type, or smaller.
+        InvalidRequest: Of another type, or out of range.
     """
     value = body.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"{name} must be an integer", param=name, code="invalid_type")
-    if value < least:
-        raise InvalidRequest(f"{name} must be at least {least}, not {value}", param=name)
+    if not least <= value <= most:
+        raise InvalidRequest(f"{name} must be from {least} to {most}, not {value}", param=name)
     return value
 
 

@@ -1,0 +1,113 @@
+"""``suffice replay``: what other rules would have spent and answered on recorded samples."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from suffice.policies.answers import READERS
+from suffice.policies.errors import InvalidBudget
+from suffice.policies.sampling import RULES
+from suffice.server.replay.bootstrap import Bootstrap
+from suffice.server.replay.files import VotesFileError, read_votes
+from suffice.server.replay.frontier import PlotUnavailable, draw_frontier
+from suffice.server.replay.table import votes_table
+from suffice.server.replay.votes import Chosen, run, shuffle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from suffice.server.replay.files import Question
+
+
+def replay(  # noqa: PLR0913, PLR0917 - a command's options
+    votes: Annotated[
+        list[Path] | None, typer.Option(help="Recorded votes, JSON lines, plain or gzipped; several may follow.")
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files of the same kind.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(RULES.kinds)}; repeatable.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for rules that take it, or RULE.NAME=VALUE; repeatable.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help=f"Read answers as {', '.join(READERS.kinds)}; without it they stand as they are.")
+    ] = None,
+    permutations: Annotated[int, typer.Option(min=0, help="Orders of each question; 0: the recorded one.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the orders and of the intervals.")] = 0,
+    most: Annotated[int | None, typer.Option(min=1, help="Samples drawn at most; without it all recorded.")] = None,
+    wave: Annotated[int, typer.Option(min=1, help="Samples that may run beside each other.")] = 1,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also write a picture (PNG) of each rule's trade-off.")] = None,
+) -> None:
+    """Replay vote rules on recorded samples: samples, tokens saved, agreement, accuracy, certificates."""
+    try:
+        chosen = choose(rule or ["curtailment"], param or [])
+        questions = _read([*(votes or []), *(more or [])], answer)
+        shuffled = shuffle(questions, permutations=permutations, seed=seed, most=most)
+        bootstrap = Bootstrap(len(questions), seed)
+        results = {one.label: run(shuffled, one, wave=wave).measures(bootstrap) for one in chosen}
+        if plot is not None:
+            draw_frontier(plot, shuffled, chosen, wave=wave)
+    except (InvalidBudget, VotesFileError, PlotUnavailable, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise typer.Exit(2) from None
+    orders = max(permutations, 1)
+    if as_json:
+        runs = {"questions": len(questions), "permutations": orders}
+        shown: dict[str, Any] = {
+            label: {name: None if value is None else value.to_json() for name, value in measures.items()}
+            | {"runs": runs}
+            for label, measures in results.items()
+        }
+        print(json.dumps(shown if len(chosen) > 1 else next(iter(shown.values()))))  # noqa: T201
+        return
+    drawn = max(len(order) for item in shuffled for order in item.orders)
+    Console().print(votes_table(results, questions=len(questions), permutations=orders, most=drawn, wave=wave))
+
+
+def _read(files: Sequence[Path], answer: str | None) -> list[Question]:
+    if not files:
+        raise VotesFileError("name recorded votes with --votes FILE")
+    read: Callable[[str], str | None] | None = None if answer is None else READERS.make(answer, {}).read
+    return [question for file in files for question in read_votes(file, read)]
+
+
+def choose(rules: Sequence[str], parameters: Sequence[str]) -> list[Chosen]:
+    """The rules to replay, each with the parameters meant for it.
+
+    Args:
+        rules: Names of rules.
+        parameters: ``name=value`` for every rule that takes it, or ``rule.name=value`` for one.
+
+    Raises:
+        InvalidBudget: There is no such rule, no rule takes a parameter, or a value is wrong.
+    """
+    given: dict[str, dict[str, Any]] = {name: {} for name in rules}
+    for name in given:
+        RULES.make(name, {}, most=1)
+    for text in parameters:
+        path, equals, value = text.partition("=")
+        owner, dot, key = path.rpartition(".")
+        if not equals or not key:
+            raise InvalidBudget(f"--param takes NAME=VALUE, not {text!r}", param=path)
+        takers = [name for name in given if (name == owner if dot else key in RULES.kinds[name].parameters)]
+        if not takers:
+            raise InvalidBudget(f"none of {', '.join(given)} takes {path!r}", param=path)
+        for name in takers:
+            given[name][key] = _value(value)
+    chosen = [Chosen(label=name, rule=name, parameters=values) for name, values in given.items()]
+    for one in chosen:
+        one.build(1)
+    return chosen
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,43 @@
+"""Replay results for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from suffice.server.replay.bootstrap import Interval
+
+_PERCENT = ("tokens_saved", "agreement", "accuracy", "certified")
+
+
+def votes_table(
+    results: Mapping[str, Mapping[str, Interval | None]], *, questions: int, permutations: int, most: int, wave: int
+) -> Table:
+    """One line a rule, each measure with its 95 % interval over questions."""
+    table = Table(
+        title=f"{questions} questions, {permutations} orders each, at most {most} samples, in waves of {wave} or fewer",
+        caption="means with 95 % intervals over questions; agreement is with the full vote in the same order",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    table.add_column("rule", no_wrap=True)
+    for heading in ("samples", "tokens\nsaved %", "agreement\n%", "accuracy\n%", "certified\n%"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, measures in results.items():
+        table.add_row(label, *(_cell(name, interval) for name, interval in measures.items()))
+    return table
+
+
+def _cell(name: str, interval: Interval | None) -> str:
+    if interval is None:
+        return "unknown"
+    scale = 100 if name in _PERCENT else 1
+    mean, low, high = (scale * value for value in (interval.mean, interval.low, interval.high))
+    return f"{mean:.2f}" if low == high else f"{mean:.2f}\n[dim]{low:.1f}-{high:.1f}[/dim]"

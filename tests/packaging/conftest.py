@@ -1,0 +1,54 @@
+"""The wheel, built once from a copy of the sources and installed apart from them."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="session")
+def project():
+    """``pyproject.toml``, and the import name of each directory that it maps."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    mapping = settings["tool"]["setuptools"]["package-dir"]
+    return SimpleNamespace(root=ROOT, settings=settings, mapping={name: ROOT / path for name, path in mapping.items()})
+
+
+def _pip(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def wheel(project, tmp_path_factory):
+    """The built wheel. The copy keeps what a build leaves in a tree away from ours."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, copy / name)
+    for folder in project.mapping.values():
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(folder, copy / folder.relative_to(ROOT), ignore=ignored, dirs_exist_ok=True)
+    out = tmp_path_factory.mktemp("wheel")
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, copy)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """A folder for ``PYTHONPATH`` with the wheel in it; it comes before the editable install."""
+    folder = tmp_path_factory.mktemp("installed")
+    _pip("install", "--no-deps", "--no-index", "--target", folder, wheel)
+    return folder
