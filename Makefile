@@ -39,7 +39,7 @@ check: .venv/.done ## lint, layers, types, docstrings
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	@# The directories are not laid out like the import names, so layers and types are checked in an installed copy.
-	@rm -rf build $(TREE)
+	@rm -rf build
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --target $(TREE) .
 	PYTHONPATH=$(TREE) .venv/bin/lint-imports
 	MYPYPATH=$(TREE) .venv/bin/mypy -p suffice
@@ -67,6 +67,7 @@ clean: ## remove environments, data and what was built
 .venv-engine/.done: deploy/locks/engine-$(ENGINE).txt
 	@test -n "$(PYTHON)" || { echo "failed: Python 3.11 or newer is needed and was not found (or name it: PYTHON=...)"; exit 1; }
 	@$(PYTHON) deploy/environment.py --name engine --folder .venv-engine --lock deploy/locks/engine-$(ENGINE).txt \
-		--missing "torch's CPU build was not found; name PyTorch's index of CPU wheels: make run TORCH_INDEX=..." \
+		$(if $(filter cpu,$(ENGINE)),--missing \
+			"torch's CPU build was not found; name PyTorch's index of CPU wheels: make run TORCH_INDEX=...") \
 		-- $(if $(filter cpu,$(ENGINE)),--no-deps) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@touch $@

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from suffice.policies.budget import PROBES, Meter
 from suffice.policies.decisions import (
+    CONTINUE,
     Abort,
     Action,
     CloseThought,
@@ -226,9 +227,7 @@ class Chain:
                 assert_never(event)
         listeners = self._listeners.get(type(event))
         if listeners and self._ending is None:
-            wanted = self._strongest(listeners, event)
-            if wanted is not None:
-                actions += self._apply(wanted)
+            actions += self._apply(self._strongest(listeners, event))
         if isinstance(event, SegmentEnded):
             actions += self._answer_paused(event.sample)
         if self._waiting == 0 and (self._started or self._ending is not None):
@@ -237,9 +236,9 @@ class Chain:
         return actions
 
     @staticmethod
-    def _strongest(rules: tuple[Rule, ...], event: AnyEvent) -> RuleDecision | None:
+    def _strongest(rules: tuple[Rule, ...], event: AnyEvent) -> RuleDecision:
         """The strongest wish of the rules; the earlier rule wins a tie."""
-        best: RuleDecision | None = None
+        best: RuleDecision = CONTINUE
         best_rank = 0
         for rule in rules:
             decision = rule.observe(event)
@@ -334,7 +333,7 @@ class Chain:
     def _open(self, index: int, *, close_thought: bool = False, think_on: bool = False) -> Open:
         sample = self._samples[index]
         want = self.meter.available(index)
-        cap = self.plan.thinking_tokens
+        cap = self._thought_cap(index)
         thinking = sample.phase is Phase.THINKING and not close_thought
         if self.plan.thinking_cap is ThinkingCap.GATEWAY and cap is not None and thinking:
             # The thought can be no longer than the segments that hold it.
@@ -355,6 +354,18 @@ class Chain:
             pause_at_close=thinking and (self.plan.pause_at_close or sample.segment > 0),
         )
 
+    def _thought_cap(self, index: int) -> int | None:
+        """The plan's cap, lowered where a sample got less than the plan's share, so that its answer still fits."""
+        cap = self.plan.thinking_tokens
+        if cap is None:
+            return None
+        size = self.meter.room(index) + self.meter.sample_used(index)
+        return max(0, min(cap, size - self._answer_reserve - self.plan.close_tokens))
+
+    def assume_prompt(self, tokens: int) -> None:
+        """Take the prompt's length on trust where upstream's stream was cut before it told; changes nothing it told."""
+        self._prompts = self._prompts or {0: tokens}
+
     def _count_prompt(self, event: PromptCounted) -> None:
         self._prompts.setdefault(self.plan.prompt_of(event.sample), event.prompt_tokens)
         if event.sample < len(self._samples):
@@ -368,7 +379,7 @@ class Chain:
         if event.phase is Phase.THINKING:
             sample.thinking += event.tokens
         elif sample.phase is Phase.THINKING:
-            cap = self.plan.thinking_tokens
+            cap = self._thought_cap(event.sample)
             if self.plan.thinking_cap is ThinkingCap.ENGINE and cap is not None and sample.thought_filled(cap):
                 self._note(event.sample, "thinking_tokens", "engine", at=sample.thinking)
         sample.phase = event.phase
@@ -425,11 +436,14 @@ class Chain:
         return (self._go_on(decision.sample, think_on=True),)
 
     def _answer_paused(self, index: int) -> tuple[Action, ...]:
-        """Nobody wanted a paused sample to think on: it answers."""
+        """Nobody wanted a paused sample to think on: it answers, unless a rule ended it in its pause."""
         sample = self._samples[index]
         if not sample.paused:
             return ()
         sample.paused = False
+        stopped = self._ending or sample.stopped
+        if stopped is not None:
+            return self._cut(index, stopped.rule, stopped.finish.value)
         return (self._go_on(index, close_thought=True),)
 
     def _go_on(self, index: int, *, close_thought: bool = False, think_on: bool = False) -> Open:

@@ -125,9 +125,7 @@ class LinearPattern:
         for operation, argument in tree:
             if operation in _TESTS:
                 self._emit(_Step("test", test=_test(operation, argument, flags)))
-            elif operation is sre.AT:
-                if argument not in _POSITIONS:
-                    raise BadPattern("this anchor is not supported")
+            elif operation is sre.AT and argument in _POSITIONS:
                 self._emit(_Step("require", at=_POSITIONS[argument]))
             elif operation is sre.SUBPATTERN:
                 self._compile_group(argument, flags)

@@ -134,6 +134,7 @@ class Plan:
         sample_tokens: Tokens that one sample may generate.
         thinking_tokens: Tokens that one thought may take; None where thinking is not capped.
         thinking_cap: Who closes a thought.
+        close_tokens: Tokens that closing a thought takes.
         deadline_s: Seconds from receipt to the end of the answer.
         prompts: Prompts; sample ``i`` answers prompt ``i * prompts // samples``.
         prompt_tokens: Upper estimate of the length of all prompts.
@@ -160,6 +161,7 @@ class Plan:
     close_by: ThinkingCap = ThinkingCap.GATEWAY
     votes: bool = False
     pause_at_close: bool = False
+    close_tokens: int = 0
 
     def prompt_of(self, sample: int) -> int:
         """Which prompt a sample answers; samples that a rule draws later answer the only one."""
@@ -216,7 +218,11 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
     sample_tokens = min(limits["sample_tokens"].value, share) if "sample_tokens" in limits else share
     probes = sample_tokens // PROBE_SHARE if probing else 0
     sample_tokens -= probes
-    thinking, cap, uncapped = _thinking(limits, sample_tokens, asked.reserve_default, model, api)
+    fits = sample_tokens
+    if model.context is not None and asked.prompt_exact:
+        # A length that the caller named may be more than the context has left; the answer must fit all the same.
+        fits = max(1, min(fits, model.context - asked.prompt_tokens // asked.prompts))
+    thinking, cap, uncapped = _thinking(limits, fits, asked.reserve_default, model, api)
     deadline = limits.get("deadline_ms")
     return Plan(
         samples=first,
@@ -234,6 +240,7 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
         close_by=close_by,
         votes=asked.draws is not None,
         pause_at_close=asked.extends and close_by is not ThinkingCap.NONE and api.can_resume,
+        close_tokens=model.close_tokens if model.thinks else 0,
     )
 
 

@@ -16,6 +16,7 @@ import uvicorn
 
 if TYPE_CHECKING:
     import socket
+    from types import FrameType
 
     from fastapi import FastAPI
 
@@ -50,8 +51,12 @@ class GatewayServer(uvicorn.Server):
         Returns:
             Whether the server came up; False where its address was taken.
         """
-        # uvicorn raises the signal again once it has stopped; a gateway that ended in order exits with 0.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # uvicorn raises the signal again once it has stopped; a gateway that ended in order exits with 0. A signal that
+        # comes before uvicorn listens for it counts too.
+        signal.signal(signal.SIGTERM, self._told)
         with contextlib.suppress(KeyboardInterrupt):
             self.run()
         return self.started
+
+    def _told(self, _number: int, _frame: FrameType | None) -> None:
+        self.should_exit = True

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from processes import Endpoint, GatewayProcess
 from suffice.server.engine.local import LocalEngine
 from suffice.server.engine.packaged_model import NAME, ensure_model
-
-from processes import Endpoint, GatewayProcess
 
 # How long an example takes depends on what else the machine does; it is not what a test shows.
 settings.register_profile("suffice", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -178,9 +178,9 @@ class Admission:
         """
         self.now = max(self.now, now)
         for number in self._projection.ends_before(self.now):
-            request, index = self._whose[number]
+            request, index = self._whose.get(number, (None, -1))
             if index < 0:
-                continue  # what samples share ends when the last of them does
+                continue  # what samples share moves with the last of them
             sample = self._flights[request].samples[index]
             generated = sample.generated + self.now - sample.at
             self.progress(request, index, generated, renew(request, index, generated))

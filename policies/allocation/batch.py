@@ -65,10 +65,15 @@ class _Question:
     order: int
     tally: Tally = field(default_factory=Tally)
     launched: int = 0
+    """Samples that are over or under way."""
+    numbered: int = 0
+    lost: list[int] = field(default_factory=list)
+    """Numbers of samples that were under way when the machine was stored."""
     tokens: int = 0
     reserved: dict[int, int] = field(default_factory=dict)
     """Tokens set aside for each sample under way."""
     votes: dict[int, tuple[int | None, int]] = field(default_factory=dict)
+    """Answer and tokens of each sample that is over, in the order in which they ended."""
     version: int = 0
     closed: bool = False
 
@@ -132,7 +137,8 @@ class BatchAllocation:
     def next(self, count: int = 1, *, least_index: float = 0.0) -> tuple[Draw, ...]:
         """The samples to draw now, the most valuable first.
 
-        Each sets tokens aside: a fair part of what is left, so that the total holds whatever they generate.
+        Each sets tokens aside, ``sample_tokens`` or its part of what is left, so that the total holds whatever it
+        generates.
 
         Args:
             count: How many may be launched.
@@ -151,13 +157,35 @@ class BatchAllocation:
             if left is not None:
                 # All that are launched together share what is left; one alone may take all of it.
                 tokens = min(tokens, max(left // (count - len(draws)), 1))
-            sample = question.launched
-            question.launched += 1
-            question.reserved[sample] = tokens
-            self._reserved += tokens
-            self._list(name, question)
-            draws.append(Draw(question=name, sample=sample, tokens=tokens))
+            draws.append(Draw(question=name, sample=self._launch(name, question, tokens), tokens=tokens))
         return tuple(draws)
+
+    def launch(self, question: str) -> int:
+        """Draw one more sample of this very question, whatever its index; for callers that go question by question.
+
+        Returns:
+            Its place in launch order.
+
+        Raises:
+            IllegalEvent: The question has all its samples, or the budget has nothing left. Nothing is changed.
+        """
+        found = self._questions.get(question)
+        left = self._sample_tokens if self.left is None else min(self.left, self._sample_tokens)
+        if found is None or found.closed or found.launched >= self._rule.most or left <= 0:
+            raise IllegalEvent("no more samples of this question can be drawn")
+        return self._launch(question, found, left)
+
+    def _launch(self, name: str, question: _Question, tokens: int) -> int:
+        if question.lost:
+            sample = heapq.heappop(question.lost)
+        else:
+            sample = question.numbered
+            question.numbered += 1
+        question.launched += 1
+        question.reserved[sample] = tokens
+        self._reserved += tokens
+        self._list(name, question)
+        return sample
 
     def observe(self, question: str, sample: int, answer: int | None, tokens: int) -> None:
         """A sample is over.
@@ -209,7 +237,7 @@ class BatchAllocation:
             "questions": {
                 name: {
                     "closed": question.closed,
-                    "votes": [[answer, tokens] for _, (answer, tokens) in sorted(question.votes.items())],
+                    "votes": [[sample, answer, tokens] for sample, (answer, tokens) in question.votes.items()],
                 }
                 for name, question in self._questions.items()
             },
@@ -217,18 +245,20 @@ class BatchAllocation:
 
     @classmethod
     def resume(cls, state: Mapping[str, Any]) -> BatchAllocation:
-        """The machine as it stood, from what ``state`` gave. Samples are numbered anew where some were lost."""
+        """The machine as it stood, from what ``state`` gave. Lost samples' numbers are given out first."""
         machine = cls(
             BatchRule(**state["rule"]), total_tokens=state["total_tokens"], sample_tokens=state["sample_tokens"]
         )
         for name, stored in state["questions"].items():
             machine.add(name)
             question = machine._questions[name]
-            for sample, (answer, tokens) in enumerate(stored["votes"]):
+            for sample, answer, tokens in stored["votes"]:
                 question.reserved[sample] = tokens
-                question.launched = sample + 1
+                question.launched += 1
                 machine._reserved += tokens
                 machine.observe(name, sample, answer, tokens)
+            question.numbered = max(question.votes, default=-1) + 1
+            question.lost = sorted(set(range(question.numbered)) - question.votes.keys())
             if stored["closed"]:
                 machine.close(name)
         return machine

@@ -9,7 +9,7 @@ requests in flight, decisions.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,34 +83,28 @@ class Lengths:
 
     def surviving(self, tokens: int) -> float:
         """Weight of the answers that are known to have been longer than so many tokens."""
-        buckets, _, at_risk = self._curve()
-        index = bisect_right(buckets, _bucket(tokens)) if tokens > 0 else 0
-        return at_risk[index] if index < len(at_risk) else 0.0
+        return self._standing(tokens)[2]
 
     def quantile(self, quantile: float, generated: int = 0) -> int | None:
         """The length that an answer of ``generated`` tokens so far will not exceed, with this probability.
 
         The probability is held with the finite number of answers taken into account: of n answers the one of rank
-        ``ceil((n + 1) * quantile)`` counts.
+        ``ceil((n + 1) * quantile)`` counts. Within a bucket lengths are taken as evenly spread.
 
         Returns:
             The length, above ``generated``; None where the answers seen do not reach that far.
         """
-        buckets, survival, at_risk = self._curve()
-        start = bisect_right(buckets, _bucket(generated)) if generated > 0 else 0
-        if start >= len(buckets):
+        buckets, survival, _ = self._curve()
+        start, share, weight = self._standing(generated)
+        if weight <= 0:
             return None
-        share = quantile * (1 + 1 / at_risk[start])
-        # The bucket that the answer stands in now is only partly ahead of it; it counts as passed.
-        base = survival[start - 1] if start else 1.0
-        target = base * (1 - share)
+        target = share * (1 - quantile * (1 + 1 / weight))
         for index in range(start, len(buckets)):
             if survival[index] <= target + 1e-12:
                 before = survival[index - 1] if index else 1.0
-                bucket = buckets[index]
-                low = max(EDGES[bucket - 1] if bucket else 0, generated)
+                low, high = _extent(buckets[index])
                 part = (before - target) / (before - survival[index]) if before > survival[index] else 1.0
-                return max(math.ceil(low + min(part, 1.0) * (EDGES[bucket] - low)), generated + 1)
+                return max(math.ceil(low + min(part, 1.0) * (high - low)), generated + 1)
         return None
 
     def mean(self, generated: int = 0) -> float | None:
@@ -119,19 +113,30 @@ class Lengths:
         Where the longest were cut off, what lies beyond is not known and the mean is that up to there.
         """
         buckets, survival, _ = self._curve()
-        start = bisect_right(buckets, _bucket(generated)) if generated > 0 else 0
-        if start >= len(buckets):
+        start, share, weight = self._standing(generated)
+        if weight <= 0 or share <= 0:
             return None
-        base = survival[start - 1] if start else 1.0
-        if base <= 0:
-            return None
-        before, total = base, 0.0
+        before, total = share, 0.0
         for index in range(start, len(buckets)):
-            bucket = buckets[index]
-            low = max(EDGES[bucket - 1] if bucket else 0, generated)
-            total += (before - survival[index]) * (low + 1 + EDGES[bucket]) / 2
+            low, high = _extent(buckets[index])
+            total += (before - survival[index]) * (max(low, generated) + 1 + high) / 2
             before = survival[index]
-        return (total + before * EDGES[buckets[-1]]) / base
+        return (total + before * EDGES[buckets[-1]]) / share
+
+    def _standing(self, generated: int) -> tuple[int, float, float]:
+        """Where an answer of so many tokens stands: its bucket's place, the share that got so far, and its weight."""
+        buckets, survival, at_risk = self._curve()
+        index = bisect_left(buckets, _bucket(generated)) if generated > 0 else 0
+        if index >= len(buckets):
+            return index, 0.0, 0.0
+        share, weight = survival[index - 1] if index else 1.0, at_risk[index]
+        low, high = _extent(buckets[index])
+        passed = (generated - low) / (high - low)
+        if passed > 0:
+            share -= (share - survival[index]) * passed
+            later = at_risk[index + 1] if index + 1 < len(at_risk) else 0.0
+            weight -= (weight - later) * passed
+        return index, share, weight
 
     def _curve(self) -> tuple[list[int], list[float], list[float]]:
         """Buckets that hold anything, the share that survives each, and the weight still at risk before each."""
@@ -166,6 +171,11 @@ class Lengths:
                 counts[bucket] = counts.get(bucket, 0.0) + float(count)
         lengths._weight = sum(lengths._ended.values()) + sum(lengths._cut.values())
         return lengths
+
+
+def _extent(bucket: int) -> tuple[int, int]:
+    """The lengths of a bucket: above the first, up to the second."""
+    return EDGES[bucket - 1] if bucket else 0, EDGES[bucket]
 
 
 def _bucket(tokens: int) -> int:

@@ -12,7 +12,6 @@ ELEMENT_BYTES = {
     "auto": 2,
     "float16": 2,
     "bfloat16": 2,
-    "float32": 4,
     "fp8": 1,
     "fp8_e4m3": 1,
     "fp8_e5m2": 1,

@@ -77,12 +77,28 @@ class KvModel:
         """The most blocks that one request of at most so many tokens ever holds, as vLLM plans."""
         return sum(group.most(longest, self.in_flight) for group in self.groups)
 
+    def settled_blocks(self, longest: int) -> int:
+        """The most blocks that one request of at most so many tokens holds once its prompt is computed."""
+        return sum(group.most(longest, 1) for group in self.groups)
+
+    def blocks_at(self, concurrency: int, context: int) -> int:
+        """Blocks that so many requests of a full context take at once.
+
+        The tokens in flight, whose blocks a window gives back late, are those of the whole engine, so they count once
+        and not with each request.
+        """
+        settled = self.settled_blocks(context)
+        return concurrency * settled + self.most_blocks(context) - settled
+
     def pool_blocks(self, memory_bytes: int) -> int:
         """Blocks that a pool of so many bytes a device has; one of them is vLLM's null block."""
         return memory_bytes // self.block_bytes if self.block_bytes else 0
 
     def concurrency(self, blocks: int, context: int) -> float:
-        """Requests of a full context that a pool holds at once (vLLM's ``kv_cache_max_concurrency``)."""
+        """Requests of a full context that a pool holds at once, as vLLM logs it (``kv_cache_max_concurrency``).
+
+        With windows it is far below what runs in practice: see ``blocks_at``.
+        """
         needed = self.most_blocks(context)
         return blocks / needed if needed else float("inf")
 
@@ -101,7 +117,7 @@ class KvModel:
         usable = blocks - 1
 
         def fits(context: int) -> bool:
-            return self.most_blocks(context) * concurrency <= usable
+            return self.blocks_at(concurrency, context) <= usable
 
         if not fits(1):
             return 0

@@ -142,7 +142,8 @@ def _without_advice(config: Mapping[str, Any], wish: Wish) -> KvPlan:
     blocks = kv.pool_blocks(pool)
     own = text.get("max_position_embeddings")
     own = own if isinstance(own, int) else None
-    concurrency = int(max(blocks - 1, 0) // max(kv.most_blocks(wish.context), 1))
+    settled = kv.settled_blocks(wish.context)
+    concurrency = max(blocks - 1 - kv.most_blocks(wish.context) + settled, 0) // max(settled, 1)
     context = kv.longest_context(blocks, wish.concurrency) if blocks else 0
     context = context if own is None else min(context, own)
     binding, why = _binding(wish, kv, pool, blocks, concurrency, own)
@@ -181,7 +182,7 @@ def _binding(wish: Wish, kv: KvModel, pool: int, blocks: int, concurrency: int, 
         return "context", f"the model was made for {own} tokens; {wish.context} are asked for"
     if blocks <= 1:
         return "weights", "weights and activations leave no memory for a KV cache"
-    needed = kv.most_blocks(wish.context) * wish.concurrency
+    needed = kv.blocks_at(wish.concurrency, wish.context)
     if concurrency < wish.concurrency:
         return "kv", (
             f"{wish.concurrency} requests of {wish.context} tokens take {needed * kv.block_bytes / GIB:.1f} GiB of KV "

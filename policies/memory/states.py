@@ -120,12 +120,12 @@ def _gated_delta_net(config: Mapping[str, Any], tensor_parallel: int) -> int:
     key_size, value_size = config["linear_key_head_dim"], config["linear_value_head_dim"]
     channels = key_size * keys * 2 + value_size * values
     convolution = channels // tensor_parallel * (config["linear_conv_kernel_dim"] - 1)
-    recurrence = values // tensor_parallel * value_size * key_size
-    return convolution * 2 + recurrence * _SIZES[config.get("mamba_ssm_dtype") or "auto"]
+    recurrence: int = values // tensor_parallel * value_size * key_size
+    return int(convolution) * 2 + recurrence * _SIZES[config.get("mamba_ssm_dtype") or "auto"]
 
 
 def _delta_attention(linear: Mapping[str, Any], tensor_parallel: int) -> int:
     """Kimi's delta attention, whose recurrence is kept in 32 bits."""
-    heads, size = linear["num_heads"], linear["head_dim"]
-    kernel = linear.get("short_conv_kernel_size", 4)
+    heads, size = int(linear["num_heads"]), int(linear["head_dim"])
+    kernel = int(linear.get("short_conv_kernel_size", 4))
     return 3 * heads * size // tensor_parallel * (kernel - 1) * 2 + heads // tensor_parallel * size * size * 4

@@ -40,7 +40,7 @@ def _kind(
     return Kind(name=name, make=built, parameters=parameters or {}, what=what, guarantee=guarantee)
 
 
-_DELTA = Parameter(default=0.015, least=1e-9, most=0.5, what="probability of another winner that is put up with")
+_DELTA = Parameter(default=0.0155, least=1e-9, most=0.5, what="probability of another winner that is put up with")
 _PSEUDO = Parameter(
     default=0.5, least=0.01, most=100, what="pseudo-votes that leader and runner-up start with; 1 is a uniform prior"
 )

@@ -65,6 +65,7 @@ class BestOfN(VoteRule):
 
     name = "best_of_n"
     plain = False
+    scored = True
 
     def __init__(self, *, cost: float, least: int, optimism: float, most: int) -> None:
         super().__init__(most=most)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from suffice.policies.decisions import CONTINUE, Finish, RuleDecision, StopSample
 from suffice.policies.events import Chunk, Event, Voted
 from suffice.policies.sampling.rule import VoteRule
+from suffice.policies.stopping.family import Need
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,6 +71,7 @@ class Confidence(VoteRule):
     name = "confidence"
     listens = frozenset({Voted, Chunk})
     plain = False
+    needs = frozenset({Need.TOP_LOGPROBS})
 
     def __init__(self, *, warm_up: int, window: int, eta: float, top: int, consensus: float, most: int) -> None:
         super().__init__(most=most)

@@ -33,6 +33,7 @@ class Draw:
         most: Samples drawn at most; what the rule was built with.
 
     Attributes:
+        needs: What the vote rule's events must carry that costs upstream work.
         first: Samples to launch at the start.
         launched: Samples launched so far, as far as the rule asked for them.
         stopped_by: Name of the rule that ended the drawing; None where it was not ended.
@@ -42,6 +43,7 @@ class Draw:
         self.rule = rule
         self.name = rule.name
         self.listens: frozenset[type[Event]] = rule.listens | {Voted}
+        self.needs = rule.needs
         self.most = most
         self.launched = 0
         self.stopped_by: str | None = None

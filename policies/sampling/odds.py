@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@lru_cache(maxsize=1 << 14)
 def chance_of_lead(lead: int, second: int) -> float:
     """Probability that the leader is the more likely answer: ``1 - I_{1/2}(lead + 1, second + 1)``.
 
@@ -88,6 +89,7 @@ def staying_row(most: int, left: int, risk: float, prior: float) -> tuple[int, .
     return tuple(row)
 
 
+@lru_cache(maxsize=1 << 14)
 def evidence(own: int, rival: int) -> float:
     """E-value for "the target is more frequent than the rival" after so many votes for each.
 

@@ -15,6 +15,8 @@ from suffice.policies.sampling.tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from suffice.policies.stopping.family import Need
+
 VOTES: frozenset[type[Event]] = frozenset({Voted})
 
 
@@ -33,6 +35,8 @@ class VoteRule:
         listens: Kinds of events that it wants to see.
         at_once: Whether all samples are launched at the start, because no vote could change how many are.
         plain: Whether its winner is the plain majority, so that a vote which is decided may end it.
+        needs: What its events must carry that costs upstream work.
+        scored: Whether it lives on ``Voted.score``.
         tally: The votes it has counted.
     """
 
@@ -41,6 +45,8 @@ class VoteRule:
     listens: frozenset[type[Event]] = VOTES
     at_once: ClassVar[bool] = False
     plain: ClassVar[bool] = True
+    needs: frozenset[Need] = frozenset()
+    scored: ClassVar[bool] = False
 
     def __init__(self, *, most: int) -> None:
         self.most = most

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,6 +50,8 @@ class _Request:
         if self.rule not in AXES:
             raise BadTraces(f"{self.rule} has no threshold to calibrate; there are {', '.join(sorted(AXES))}")
         axes = [(self.rule, AXES[self.rule])]
+        if AXES[self.rule].parameter in self.given:
+            raise BadTraces(f"{AXES[self.rule].parameter} is what is calibrated and cannot be held fixed")
         shared = RULES.kinds[HOPELESS].parameters
         if self.two_sided:
             if HOPELESS not in RULES.kinds[self.rule].parameters:
@@ -125,20 +126,25 @@ def _report(request: _Request, results: list[tuple[Axis, Calibration]], date: st
     for axis, result in results:
         if result.threshold is not None:
             chosen[axis.parameter] = result.threshold
-    granted = len(chosen) == len(results)
+    reasons = [result.refusal for _, result in results if result.refusal]
+    effect = {} if reasons else _effect(request, chosen)
+    if effect and not effect["ended"]:
+        reasons = [f"{request.rule} ended none of the samples, at whatever threshold; they say nothing about it"]
+    granted = not reasons
     upper = results[0][1]
     return {
         "rule": request.rule,
         "parameters": {**request.given, **chosen} if granted else dict(request.given),
         "threshold": upper.threshold if granted else None,
-        "reason": None if granted else "; ".join(result.refusal for _, result in results if result.refusal),
+        "reason": None if granted else "; ".join(reasons),
         "cap": request.replayer.cap or request.replayer.traces.longest_thought,
         "risk": request.risk,
         "delta": request.delta if request.method is Method.LEARN_THEN_TEST else None,
         "method": request.method.value,
         "questions": len(request.replayer.traces.questions),
         "samples": request.replayer.traces.samples,
-        "tokens_saved": _saved(request, chosen) if granted else None,
+        "ended": effect["ended"] if granted else None,
+        "tokens_saved": effect["tokens_saved"] if granted else None,
         "traces_sha256": request.replayer.traces.sha256,
         "date": date,
         "evidence": [_evidence(axis, result) for axis, result in results],
@@ -163,19 +169,22 @@ def _evidence(axis: Axis, result: Calibration) -> dict[str, Any]:
     }
 
 
-def _saved(request: _Request, chosen: dict[str, float]) -> float:
-    """Share of the recorded tokens that the calibrated rule would have saved on these very questions."""
+def _effect(request: _Request, chosen: dict[str, float]) -> dict[str, float]:
+    """What the calibrated rule would have done to these samples: the share of them ended, and of their tokens saved."""
     outcomes = [
         one for played in request.replayer.play(request.rule, request.given | chosen) for one in played.outcomes
     ]
     full = sum(one.full_tokens for one in outcomes)
-    return 1 - sum(one.tokens for one in outcomes) / full if full else math.nan
+    return {
+        "ended": sum(one.rule is not None for one in outcomes) / max(len(outcomes), 1),
+        "tokens_saved": 1 - sum(one.tokens for one in outcomes) / full if full else 0.0,
+    }
 
 
 def _policy(report: dict[str, Any]) -> dict[str, Any]:
     """The part of an operator's file that switches the rule on, with its evidence beside it."""
     evidence = [{key: value for key, value in one.items() if key != "tested"} for one in report["evidence"]]
-    kept = ("risk", "delta", "method", "cap", "questions", "samples", "tokens_saved", "traces_sha256", "date")
+    kept = ("risk", "delta", "method", "cap", "questions", "samples", "ended", "tokens_saved", "traces_sha256", "date")
     return {
         "early_exit": {"rule": report["rule"], **report["parameters"]},
         "evidence": {key: report[key] for key in kept} | {"thresholds": evidence},
@@ -192,5 +201,7 @@ def _text(report: dict[str, Any]) -> str:
             f"{one['parameter']} {one['threshold']:g}: {one['risk_estimate']:.4f} of the answers turned wrong on "
             f"{one['questions']} questions ({strength}); at most {one['risk']:g} is claimed"
         )
-    lines.append(f"tokens saved on them: {report['tokens_saved']:.1%}")
+    lines.append(
+        f"samples ended early: {report['ended']:.1%}; tokens saved, probes counted: {report['tokens_saved']:.1%}"
+    )
     return "\n".join(lines)

@@ -12,10 +12,14 @@ from rich.console import Console
 from suffice.policies.answers import READERS
 from suffice.policies.errors import InvalidBudget
 from suffice.policies.sampling import RULES
+from suffice.server.replay.allocate import replay_allocation
 from suffice.server.replay.bootstrap import Bootstrap
 from suffice.server.replay.files import VotesFileError, read_votes
 from suffice.server.replay.frontier import PlotUnavailable, draw_frontier
-from suffice.server.replay.table import votes_table
+from suffice.server.replay.table import traces_table, votes_table
+from suffice.server.replay.trace_files import BadTraces, read_traces
+from suffice.server.replay.traces import Replayer, measures
+from suffice.server.replay.traces import choose as choose_stopping
 from suffice.server.replay.votes import Chosen, run, shuffle
 
 if TYPE_CHECKING:
@@ -28,6 +32,10 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options
     votes: Annotated[
         list[Path] | None, typer.Option(help="Recorded votes, JSON lines, plain or gzipped; several may follow.")
     ] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Recorded samples with their tokens; replays stopping rules instead.")
+    ] = None,
+    cap: Annotated[int | None, typer.Option(min=1, help="Cap on thoughts that stopping rules are told of.")] = None,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files of the same kind.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(RULES.kinds)}; repeatable.")] = None,
     param: Annotated[
@@ -40,18 +48,31 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options
     seed: Annotated[int, typer.Option(help="Seed of the orders and of the intervals.")] = 0,
     most: Annotated[int | None, typer.Option(min=1, help="Samples drawn at most; without it all recorded.")] = None,
     wave: Annotated[int, typer.Option(min=1, help="Samples that may run beside each other.")] = 1,
+    average_samples: Annotated[float, typer.Option(help="Samples a question whose tokens --allocate spends.")] = 3.0,
     *,
+    allocate: Annotated[
+        bool, typer.Option("--allocate", help="Spend one budget over all questions, beside an even spread of it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also write a picture (PNG) of each rule's trade-off.")] = None,
 ) -> None:
     """Replay vote rules on recorded samples: samples, tokens saved, agreement, accuracy, certificates."""
+    if traces is not None:
+        if votes or more or plot is not None:
+            raise typer.BadParameter("--traces stands alone: no votes, no plot")
+        _replay_traces(traces, rule or ["combined"], param or [], answer, cap=cap, seed=seed, as_json=as_json)
+        return
     try:
         chosen = choose(rule or ["curtailment"], param or [])
         questions = _read([*(votes or []), *(more or [])], answer)
         shuffled = shuffle(questions, permutations=permutations, seed=seed, most=most)
         bootstrap = Bootstrap(len(questions), seed)
-        results = {one.label: run(shuffled, one, wave=wave).measures(bootstrap) for one in chosen}
-        if plot is not None:
+        if allocate:
+            both = replay_allocation(shuffled, average_samples=average_samples, bootstrap=bootstrap)
+            results = dict(zip(("allocation", "uniform"), both, strict=True))
+        else:
+            results = {one.label: run(shuffled, one, wave=wave).measures(bootstrap) for one in chosen}
+        if plot is not None and not allocate:
             draw_frontier(plot, shuffled, chosen, wave=wave)
     except (InvalidBudget, VotesFileError, PlotUnavailable, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -64,10 +85,45 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options
             | {"runs": runs}
             for label, measures in results.items()
         }
-        print(json.dumps(shown if len(chosen) > 1 else next(iter(shown.values()))))  # noqa: T201
+        if allocate:
+            shown = shown["allocation"] | {"uniform": shown["uniform"]}
+        elif len(chosen) == 1:
+            (shown,) = shown.values()
+        print(json.dumps(shown))  # noqa: T201
         return
     drawn = max(len(order) for item in shuffled for order in item.orders)
     Console().print(votes_table(results, questions=len(questions), permutations=orders, most=drawn, wave=wave))
+
+
+def _replay_traces(
+    file: Path,
+    rules: Sequence[str],
+    parameters: Sequence[str],
+    answer: str | None,
+    *,
+    cap: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Replay stopping rules on recorded samples."""
+    try:
+        chosen = choose_stopping(rules, parameters)
+        read = None if answer is None else READERS.make(answer, {}).read
+        replayer = Replayer(read_traces(file, read=read), cap=cap)
+        bootstrap = Bootstrap(len(replayer.traces.questions), seed)
+        results = {name: measures(list(replayer.play(name, given)), bootstrap) for name, given in chosen.items()}
+    except (InvalidBudget, BadTraces) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise typer.Exit(2) from None
+    runs = {"questions": len(replayer.traces.questions), "samples": replayer.traces.samples}
+    if as_json:
+        shown: dict[str, Any] = {
+            name: {key: None if value is None else value.to_json() for key, value in one.items()} | {"runs": runs}
+            for name, one in results.items()
+        }
+        print(json.dumps(shown if len(chosen) > 1 else next(iter(shown.values()))))  # noqa: T201
+        return
+    Console().print(traces_table(results, **runs))
 
 
 def _read(files: Sequence[Path], answer: str | None) -> list[Question]:

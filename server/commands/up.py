@@ -29,7 +29,7 @@ from suffice.server.engine.packaged_model import NAME, ModelUnavailable, ensure_
 from suffice.server.progress import step
 
 METRICS_PORT = 9090
-_GATEWAY_READY_S = 60
+_GATEWAY_READY_S = 180
 _GATEWAY_GRACE_S = 45
 """More than the gateway takes to drain."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -195,7 +195,8 @@ def _await_gateway(gateway: Child, port: int) -> None:
             if gateway.poll() is not None:
                 raise _NotServing(_with_tail(gateway, "the gateway ended while starting"))
             if time.monotonic() > deadline:
-                raise _NotServing(_with_tail(gateway, "upstream answers, but serves no model that the gateway can use"))
+                reason = f"the gateway could not learn within {_GATEWAY_READY_S} s what upstream serves"
+                raise _NotServing(_with_tail(gateway, reason))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 gateway.wait(0.1)
         progress.done(f"ready at http://127.0.0.1:{port}")

@@ -24,6 +24,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_PLUGINS": "suffice",  # its routes are loaded only where they are named; without the plugin it names nothing
 }
 
 _FLAGS = (

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NO_PLUGIN = Capabilities(installed=False)
 
+STEP_ENDS = ("\n", "\n\n", ".\n", ".\n\n", ".")
+
 BYTES_OF_TEMPLATE = 64
 """Slack for what a template adds to a prompt beyond what the probe saw, in tokens."""
 
@@ -34,6 +36,7 @@ class Thought:
         close_text: The same as text.
         reopen_ids: What the gateway puts in the place of the closing token to have the model think on.
         visible: Whether upstream shows the closing token in its text.
+        step_ids: Tokens that end a line or a sentence, for rules that see no text.
     """
 
     start_id: int
@@ -42,6 +45,7 @@ class Thought:
     close_text: str
     visible: bool
     reopen_ids: list[int] = field(default_factory=list)
+    step_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +134,7 @@ async def _probe(upstream: Upstream, section: UpstreamSection, name: str, card: 
             "/v1/completions",
             {"model": name, "prompt": start, "max_tokens": 1, "allowed_token_ids": end, "temperature": 0},
         )
+        endings = [await tokens_of(upstream, name, text) for text in STEP_ENDS]
         visible = status == _OK and section.think_end in shown["choices"][0]["text"]
         thought = Thought(
             start_id=start[0],
@@ -138,6 +143,7 @@ async def _probe(upstream: Upstream, section: UpstreamSection, name: str, card: 
             close_text=section.think_end,
             visible=visible,
             reopen_ids=await tokens_of(upstream, name, section.think_on),
+            step_ids=sorted({ids[0] for ids in endings if len(ids) == 1}),
         )
     plain = {"model": name, "prompt": "a", "max_tokens": 1}
     capped, _ = await upstream.try_json("/v1/completions", plain | {"thinking_token_budget": 1})

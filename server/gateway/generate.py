@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 import uuid
@@ -129,7 +130,7 @@ class _Request:
         service.metrics.overhead.labels(self._dialect.name).observe(self.elapsed())
         try:
             outcome = await self._drive(driver, stream=call.stream)
-            estimated = await self._estimate(driver, chain, model)
+            estimated = await self._estimate(driver, call, chain, model)
         finally:
             # Counted here, so that what was generated is charged however the driving ended.
             used = Amount(tokens=chain.prompt_tokens + chain.meter.used, requests=1)
@@ -170,8 +171,10 @@ class _Request:
         config = self._service.config
         counting = self._dialect.counting(call)
         exact = None
-        tight = model.context is not None and prompt_estimate(call, model) + _ROOMY > model.context
-        if tight and counting is not None and not call.explicit_max:
+        named = max((limits.sample_tokens or 0 for _, limits in call.sources), default=0)
+        tight = model.context is not None and prompt_estimate(call, model) + (named or _ROOMY) > model.context
+        # A named length is not fitted to the context; but a thought within it is.
+        if tight and counting is not None and not (call.explicit_max and model.thought is None):
             status, answer = await self._service.upstream.try_json("/tokenize", {"model": model.name, **counting})
             exact = answer.get("count") if status == _OK else None
         return plan_request(config, self._dialect, call, key, model, preset, wishes, prompt_tokens=exact)
@@ -249,7 +252,7 @@ class _Request:
             probe_suffix=suffix,
             one_shown=wishes.one_shown,
             link=service.link if chain.plan.close_by is ThinkingCap.ENGINE or wishes.in_engine else None,
-            engine_arguments=wishes.engine_arguments() if model.plugin.rules else None,
+            engine_arguments=wishes.engine_arguments(_step_ids(model)) if model.plugin.rules else None,
         )
         return driver, log
 
@@ -295,16 +298,19 @@ class _Request:
                 driver.client_gone()
                 return
 
-    async def _estimate(self, driver: Driver, chain: Chain, model: Served) -> bool:
+    async def _estimate(self, driver: Driver, call: Call, chain: Chain, model: Served) -> bool:
         """Count the text of a cut stream whose API tells no running counts.
 
         Each delta was booked as one token, which is the least it can be. Upstream's tokeniser tells better; where it
-        cannot be asked, what was booked stands.
+        cannot be asked, what was booked stands. A prompt that the stream did not tell of is counted the same way, or
+        charged by its upper estimate.
         """
         if self._dialect.counts_tokens or not (chain.failed or chain.cancelled_tokens) or not driver.uncounted_text:
             return False
         text = "".join(driver.uncounted_text)
         body = {"model": model.name, "prompt": text, "add_special_tokens": False}
+        if not chain.prompt_tokens:
+            chain.assume_prompt(await self._prompt_length(call, chain, model))
         try:
             status, answer = await self._service.upstream.try_json("/tokenize", body)
         except ApiError:
@@ -314,6 +320,17 @@ class _Request:
             driver.uncounted_text.clear()
             chain.meter.charge_estimate(count, chain.plan.total_tokens)
         return True
+
+    async def _prompt_length(self, call: Call, chain: Chain, model: Served) -> int:
+        """The prompt's length by upstream's tokeniser, or its upper estimate where that cannot be asked."""
+        counting = self._dialect.counting(call)
+        if counting is not None:
+            with contextlib.suppress(ApiError):
+                status, answer = await self._service.upstream.try_json("/tokenize", {"model": model.name, **counting})
+                count = answer.get("count")
+                if status == _OK and isinstance(count, int):
+                    return count
+        return chain.plan.prompt_tokens
 
     async def _settle(self, used: Amount, outcome: str) -> None:
         with self._service.metrics.ledger_wait.labels("settle").time():
@@ -371,3 +388,7 @@ def _ballots(ruled: RuleSet, model: Served) -> Ballots | None:
         return None
     thought = model.thought
     return Ballots(ruled.reader, thought.close_text if thought is not None and thought.visible else None)
+
+
+def _step_ids(model: Served) -> list[int]:
+    return [] if model.thought is None else model.thought.step_ids

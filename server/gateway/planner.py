@@ -74,7 +74,7 @@ def plan_request(
         InvalidRequest: They leave no room for an answer.
     """
     section = config.models.get(model.name)
-    effort_table = dict(config.policies.effort)
+    effort_table: dict[str, int | None] = {str(effort): cap for effort, cap in config.policies.effort.items()}
     if section is not None and section.effort is not None:
         effort_table |= section.effort
     sources: list[tuple[str, Budget]] = [

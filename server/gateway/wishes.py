@@ -69,12 +69,13 @@ class Wishes:
         """Whether a rule of the gateway's may close a thought before its cap."""
         return bool(self.guards) or (self.early_exit is not None and not self.in_engine)
 
-    def engine_arguments(self) -> dict[str, str]:
+    def engine_arguments(self, step_ids: list[int]) -> dict[str, Any]:
         """The rules for the engine, as ``vllm_xargs``; empty where there is none."""
         if not self.in_engine or self.early_exit is None:
             return {}
         given = ",".join(f"{name}={value}" for name, value in self.early_exit.parameters().items())
-        return {"suffice_rules": f"{self.early_exit.rule}:{given}" if given else self.early_exit.rule}
+        rules = f"{self.early_exit.rule}:{given}" if given else self.early_exit.rule
+        return {"suffice_rules": rules} | ({"suffice_step_ids": step_ids} if step_ids else {})
 
     @property
     def one_shown(self) -> bool:

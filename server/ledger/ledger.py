@@ -17,13 +17,15 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from suffice.server.ledger.amounts import Account, Amount, Denied, Granted, Resource, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 
@@ -223,10 +225,10 @@ class Ledger:
         self._db.close()
         self._lock.close()
 
-    async def _submit(self, operation: Callable[[], Any]) -> Any:
+    async def _submit(self, operation: Callable[[], T]) -> T:
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put((operation, future))
         return await future
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from suffice.server.replay.votes import Shuffled
 
 SWEEPS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "curtailment": ("delta", (0.2, 0.1, 0.05, 0.03, 0.015, 0.01, 0.005, 0.001)),
-    "bayesian": ("delta", (0.2, 0.1, 0.05, 0.03, 0.015, 0.01, 0.005, 0.001)),
+    "curtailment": ("delta", (0.2, 0.1, 0.05, 0.03, 0.0155, 0.01, 0.005, 0.001)),
+    "bayesian": ("delta", (0.2, 0.1, 0.05, 0.03, 0.0155, 0.01, 0.005, 0.001)),
     "certificate": ("alpha", (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)),
     "adaptive_consistency": ("threshold", (0.8, 0.9, 0.95, 0.97, 0.99, 0.995)),
     "early_stopping_window": ("window", (2, 3, 4, 5, 6, 8, 10)),

@@ -19,9 +19,26 @@ def votes_table(
     results: Mapping[str, Mapping[str, Interval | None]], *, questions: int, permutations: int, most: int, wave: int
 ) -> Table:
     """One line a rule, each measure with its 95 % interval over questions."""
-    table = Table(
+    return _table(
+        results,
         title=f"{questions} questions, {permutations} orders each, at most {most} samples, in waves of {wave} or fewer",
         caption="means with 95 % intervals over questions; agreement is with the full vote in the same order",
+    )
+
+
+def traces_table(results: Mapping[str, Mapping[str, Interval | None]], *, questions: int, samples: int) -> Table:
+    """One line a stopping rule, each measure with its 95 % interval over questions."""
+    return _table(
+        results,
+        title=f"{questions} questions, {samples} samples",
+        caption="means with 95 % intervals over questions; agreement is with the whole sample",
+    )
+
+
+def _table(results: Mapping[str, Mapping[str, Interval | None]], *, title: str, caption: str) -> Table:
+    table = Table(
+        title=title,
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,

@@ -150,6 +150,13 @@ def _frame(told: Answered, frame: dict[str, Any]) -> None:
         told.tokens = max(told.tokens, usage["completion_tokens"])
 
 
+async def counter(http: httpx2.AsyncClient, name: str) -> int:
+    """A counter without labels, as the gateway's metrics show it."""
+    page = (await http.get("/metrics")).text
+    (line,) = (line for line in page.splitlines() if line.startswith(f"{name} "))
+    return round(float(line.split()[1]))
+
+
 async def crowd(http: httpx2.AsyncClient, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[Answered]:
     """Send all requests, a secret and a body each, at the same moment."""
     return await asyncio.gather(*(ask(http, secret, body) for secret, body in requests))

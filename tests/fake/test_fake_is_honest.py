@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from fake_vllm import Script
-
 from fake import mirror as mirrored
 from fake.shapes import ask, counts_hold, differences, error, order, shape, spent
+from fake_vllm import Script
 
 pytestmark = pytest.mark.live
 

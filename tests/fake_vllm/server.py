@@ -173,7 +173,8 @@ class FakeVLLM:
 
     def _bind(self) -> socket.socket:
         """A socket that is bound and does not listen, so that connections to it are refused."""
-        held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # Named as TCP: asyncio switches Nagle's algorithm off only for sockets that say so.
+        held = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", self._port))
         self._port = held.getsockname()[1]

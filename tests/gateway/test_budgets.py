@@ -199,3 +199,14 @@ def test_an_api_that_cannot_cap_thinking_says_so(make, path):
     answer = gate.post(path, {"model": "fake", **asked, "suffice": {"budget": {"thinking_tokens": 4}}}).json()
     assert [item["rule"] for item in answer["suffice"]["not_applied"]] == ["thinking_tokens"]
     assert answer["suffice"]["plan"]["thinking_cap"] == "none"
+
+
+@pytest.mark.parametrize("kind", [{}, {"reasoning_config": False}], ids=["engine", "gateway"])
+def test_a_thought_leaves_room_for_the_answer_where_the_context_is_tighter_than_the_named_length(make, kind):
+    gate = make(max_model_len=400, **kind)
+    gate.fake.says(Script.of(answer="the answer", endless_thought=True))
+    asked = {"model": "fake", "messages": [{"role": "user", "content": "word " * 300}], "max_tokens": 390}
+    answer = gate.post(CHAT, asked).json()
+    assert list(contents(answer)) == ["the answer"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["total_tokens"] <= 400

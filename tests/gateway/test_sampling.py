@@ -5,6 +5,7 @@ from fake_vllm import Script
 from gateway.rig import events, wait
 
 CHAT = "/v1/chat/completions"
+SEED = 1000
 QUESTION = {"model": "fake", "messages": [{"role": "user", "content": "vote"}]}
 
 
@@ -12,21 +13,17 @@ def ask(gate, *, stream=False, answer="number", budget=None, extra=None, **sampl
     suffice = {"sampling": {"max": 12, "wave": 3} | sampling, "answer": {"kind": answer}}
     if budget:
         suffice["budget"] = budget
-    body = QUESTION | {"stream": stream, "max_tokens": 40, "suffice": suffice} | (extra or {})
+    body = QUESTION | {"stream": stream, "max_tokens": 40, "seed": SEED, "suffice": suffice} | (extra or {})
     if stream:
         body["stream_options"] = {"include_usage": True}
     return gate.post(CHAT, body)
 
 
 def says(gate, *answers):
-    """The first samples answer these in launch order, all later ones the last."""
-    made = []
-
-    def model(_):
-        made.append(answers[min(len(made), len(answers) - 1)])
-        return Script.of(thought="hm hm", answer=f"The answer is {made[-1]}.")
-
-    gate.fake.says(model)
+    """The first samples answer these in launch order, all later ones the last; a sample's seed tells its place."""
+    gate.fake.says(
+        lambda ask: Script.of(thought="hm hm", answer=f"The answer is {answers[min(ask.seed - SEED, len(answers) - 1)]}.")
+    )
 
 
 def test_unanimous_samples_end_the_vote_and_the_winner_is_the_answer(make):

@@ -49,7 +49,8 @@ class Between:
         self.seen: list[bytearray] = []
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self._engine = engine
-        self._socket = socket.socket()
+        # Named as TCP: asyncio switches Nagle's algorithm off only for sockets that say so.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         app = Starlette(routes=[Route("/{path:path}", self._pass, methods=["GET", "POST"])])

@@ -6,7 +6,6 @@ import dataclasses
 
 import httpx2
 import pytest
-
 from live.between import Between
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -22,12 +21,15 @@ PROMPT, GENERATED = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 
 
 def gauge(url: str, *names: str) -> dict[str, float]:
-    """Values of an engine's metrics, each summed over its labels."""
+    """Values of a server's metrics by name, or by name and labels in full; a name alone sums over its labels."""
     text = httpx2.get(f"{url}/metrics", timeout=30, trust_env=False).text
-    return {
-        name: sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
-        for name in names
-    }
+    found = dict.fromkeys(names, 0.0)
+    for line in text.splitlines():
+        series, _, value = line.rpartition(" ")
+        for name in names:
+            if series == name or series.startswith(f"{name}{{"):
+                found[name] += float(value)
+    return found
 
 
 def wait_idle(url: str, patience_s: float = _PATIENCE_S) -> None:

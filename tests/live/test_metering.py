@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from live.asking import THOUGHT, ask, body
 from live.engine_truth import settled, spending, token_count
 
@@ -156,12 +155,13 @@ def test_cut_by_a_deadline_with_running_counts(live_engine, slow, word, api, str
 @STREAM
 @pytest.mark.parametrize("api", ["responses", "messages"])
 def test_cut_by_a_deadline_without_running_counts(live_engine, slow, api, stream):
-    """These streams tell no counts before their end: what was shown is counted by the model's tokeniser and so marked."""
+    """These streams tell no counts before their end: what was shown is counted by the tokeniser, and so marked."""
     gateway, _ = slow
     with spending(live_engine.url) as spent:
         told = ask(gateway, api, body(api, live_engine.model, tokens=400, **DEADLINE), stream=stream)
     assert told.status == 200, told.body
     assert told.receipt["spent"]["estimated"] is True
+    assert told.spent[0] == spent.prompt
     assert told.usage == told.spent
     shown = told.thoughts.get(0, "") + told.texts.get(0, "")
     assert shown

@@ -1,4 +1,4 @@
-"""A thousand requests at once on a budget for a hundred: nothing is overdrawn, and those refused are told so cleanly."""
+"""A thousand requests at once on a budget for a hundred: nothing is overdrawn, and refusals are clean."""
 
 from __future__ import annotations
 

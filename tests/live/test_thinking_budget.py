@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from live.asking import THOUGHT, ask, body
 
 pytestmark = pytest.mark.live
@@ -37,9 +36,7 @@ def stops(told):
 
 def endless(api, live, word, **suffice):
     """A request whose thought never ends by itself, nor its answer."""
-    return body(
-        api, live.model, tokens=None, thinking=THOUGHT, allowed_token_ids=[word], suffice={"budget": suffice}
-    )
+    return body(api, live.model, tokens=None, thinking=THOUGHT, allowed_token_ids=[word], suffice={"budget": suffice})
 
 
 @STREAM
@@ -92,7 +89,11 @@ def test_every_sample_answers(live_engine, thinks, no_budgets, word, api, stream
         found = answers(told, api)
         assert len(found) == 3
         assert all(found)
-        assert sorted(stop["sample"] for stop in told.receipt["stops"] if stop["rule"] == "thinking_tokens") == [0, 1, 2]
+        assert sorted(stop["sample"] for stop in told.receipt["stops"] if stop["rule"] == "thinking_tokens") == [
+            0,
+            1,
+            2,
+        ]
 
 
 @STREAM

@@ -32,16 +32,28 @@ def _pip(*arguments):
 
 
 @pytest.fixture(scope="session")
-def wheel(project, tmp_path_factory):
-    """The built wheel. The copy keeps what a build leaves in a tree away from ours."""
+def sources(project, tmp_path_factory):
+    """A copy of what is built, which keeps what a build leaves behind out of our tree."""
     copy = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
         shutil.copy(ROOT / name, copy / name)
     for folder in project.mapping.values():
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(folder, copy / folder.relative_to(ROOT), ignore=ignored, dirs_exist_ok=True)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def modules(sources):
+    """How many Python files there are to be packaged."""
+    return len(list(sources.rglob("*.py")))
+
+
+@pytest.fixture(scope="session")
+def wheel(sources, modules, tmp_path_factory):
+    """The built wheel; the modules were counted before the build left copies of them."""
     out = tmp_path_factory.mktemp("wheel")
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, copy)
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, sources)
     (built,) = out.glob("*.whl")
     return built
 

@@ -102,3 +102,12 @@ def test_an_estimate_never_lowers_nor_passes_the_limit():
     assert meter.used == 4
     meter.charge_estimate(30, 10)
     assert meter.used == 10
+
+
+@pytest.mark.parametrize(("sample", "tokens"), [(0, 5), (1, -1)], ids=["twice", "negative"])
+def test_an_impossible_allotment_is_an_illegal_event(sample, tokens):
+    meter = Meter(10)
+    meter.allot(0, 5)
+    with pytest.raises(IllegalEvent, match="cannot be allotted"):
+        meter.allot(sample, tokens)
+    assert meter.left == 5

@@ -141,7 +141,7 @@ class MessagesDialect:
                 usage = frame.get("usage") or {}
                 reading.total = exact_total(segment, usage.get("output_tokens"))
                 reading.prompt_tokens = _prompt_tokens(usage)
-                reading.ended = _ENDINGS.get((frame.get("delta") or {}).get("stop_reason"), EndReason.STOP)
+                reading.ended = _ENDINGS.get((frame.get("delta") or {}).get("stop_reason") or "", EndReason.STOP)
             case _:
                 pass
         return reading

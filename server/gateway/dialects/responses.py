@@ -103,9 +103,15 @@ class ResponsesDialect:
         seed(body, opened.sample)
         return self.path, body
 
-    def counting(self, call: Call) -> dict[str, Any] | None:  # noqa: ARG002
-        """Nothing tells the length of this API's prompts ahead; the estimate stands."""
-        return None
+    def counting(self, call: Call) -> dict[str, Any] | None:
+        """What ``/tokenize`` must be asked about a plain text; how upstream renders items and tools it alone knows."""
+        body = call.body
+        if not isinstance(body["input"], str) or body.get("tools") or body.get("reasoning"):
+            return None
+        messages = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
+        messages.append({"role": "user", "content": body["input"]})
+        switches = body.get("chat_template_kwargs")
+        return {"messages": messages} | ({} if switches is None else {"chat_template_kwargs": switches})
 
     def read(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> Reading:
         """An event. Deltas are at least a token each; the last event has the exact count."""

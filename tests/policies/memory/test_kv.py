@@ -210,7 +210,7 @@ def test_the_longest_context_is_the_last_that_fits():
     kv = kv_model(CONFIGS["gemma-3-27b"])
     blocks = 30_000
     context = kv.longest_context(blocks, 3)
-    assert kv.most_blocks(context) * 3 <= blocks - 1 < kv.most_blocks(context + 1) * 3
+    assert kv.blocks_at(3, context) <= blocks - 1 < kv.blocks_at(3, context + 1)
     assert kv.longest_context(2, 3) == 0
 
 
@@ -281,3 +281,12 @@ def test_an_engine_that_says_too_little_has_no_known_capacity(missing):
 def test_without_a_size_in_tokens_the_blocks_count():
     capacity = capacity_from_labels({"block_size": "16", "num_gpu_blocks": "10"})
     assert capacity.usable_blocks == 9
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_settled_requests_hold_no_more_than_is_planned_for(name):
+    kv = kv_model(CONFIGS[name])
+    for longest in (1, 100, 5000, 40_000):
+        lengths = {*range(max(longest - 40, 1), longest + 1), *range(1, min(longest, 40) + 1)}
+        assert max(kv.blocks_for(tokens) for tokens in lengths) <= kv.settled_blocks(longest) <= kv.most_blocks(longest)
+    assert kv.blocks_at(1, 5000) == kv.most_blocks(5000)

@@ -7,7 +7,7 @@ from making import feed, make, voted
 from suffice.policies.decisions import CONTINUE, EndRequest, Finish, StopSample
 from suffice.policies.errors import InvalidBudget
 from suffice.policies.events import Chunk, Phase
-from suffice.policies.sampling import RULES, Tally
+from suffice.policies.sampling import RULES, Tally, VoteRule
 
 
 def stops_after(rule, answers):
@@ -205,6 +205,27 @@ def test_alike_scores_end_best_of_n_at_once():
 def test_what_is_not_a_rule_or_parameter_is_refused(name, given, word):
     with pytest.raises(InvalidBudget, match=word):
         RULES.make(name, given, most=8)
+
+
+def test_the_base_of_all_rules_never_stops():
+    rule = VoteRule(most=3)
+    assert feed(rule, [0] * 10) is CONTINUE
+    assert (rule.fewest(4), rule.left, rule.confidence) == (1, 0, None)
+
+
+def test_values_that_are_no_numbers_are_no_confidence():
+    rule = make("confidence", 40, warm_up=2, window=1)
+    for sample, values in enumerate([(float("nan"), 5.0, float("inf")), (float("nan"),)]):
+        rule.observe(Chunk(at=0, sample=sample, tokens=1, phase=Phase.ANSWER, confidences=values))
+        rule.observe(voted(sample, 0, confidence=float("nan")))
+    assert rule.threshold == 5.0
+
+
+def test_a_sample_shorter_than_the_window_has_its_mean_as_confidence():
+    rule = make("confidence", 40, warm_up=1, window=100)
+    rule.observe(Chunk(at=0, sample=0, tokens=2, phase=Phase.ANSWER, confidences=(4.0, 6.0)))
+    rule.observe(voted(0, 0))
+    assert rule.threshold == 5.0
 
 
 def test_every_rule_is_described():

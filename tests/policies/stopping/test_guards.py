@@ -172,3 +172,13 @@ def test_without_known_ends_a_step_ends_by_length():
     rule = RULES.make("engine_entropy", {"least_steps": 2, "least_tokens": 0, "step_tokens": 4}, setting=Setting())
     low = [chunk(1, token_ids=(0,), entropies=(0.01,))] * 8
     assert closed(rule, low) == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize("at", [math.nan, math.inf], ids=["nan", "inf"])
+def test_a_clock_that_tells_no_time_leaves_the_pace_alone(at):
+    rule = deadline()
+    for n in range(50):
+        rule.observe(chunk(at=n * 0.01))
+    assert rule.observe(chunk(at=math.nan)) is CONTINUE
+    rule.observe(chunk(sample=1, at=at))
+    assert closing_time(rule, 0.01, start=1.0) == pytest.approx(10 - 0.5 - 0.3, abs=0.05)
