@@ -95,14 +95,23 @@ class CodeReader:
 
     def read(self, text: str) -> str | None:
         """The normalised code."""
-        text = answer_part(text)
-        fences = _fenced(text)
-        language, code = fences[-1] if fences else ("", text)
+        language, code = _last_code(text)
         if language in {"", "py", "python", "python3"}:
             tokens = _python_tokens(code)
             if tokens is not None:
                 return tokens or None
         return " ".join(code.split()) or None
+
+
+def _last_code(text: str) -> tuple[str, str]:
+    text = answer_part(text)
+    fences = _fenced(text)
+    return fences[-1] if fences else ("", text)
+
+
+def code_of(text: str) -> str:
+    """The code in an answer as it stands: its last fenced block, else all of it."""
+    return _last_code(text)[1]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -161,6 +170,11 @@ def find_json(text: str) -> Any:
         except (ValueError, RecursionError):
             start = match.end()
     return _NOTHING
+
+
+def found(value: Any) -> bool:
+    """Whether ``find_json`` found a value."""
+    return value is not _NOTHING
 
 
 def canonical_json(value: Any, exclude: frozenset[str]) -> str:

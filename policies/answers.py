@@ -115,6 +115,7 @@ READERS: Registry[Reader] = Registry(
             _kind("code", CodeReader, "code, without regard to comments and layout"),
         )
     },
+    "kind",
 )
 """Readers by name. Built with ``options``, the texts of a multiple choice's options, beside the parameters."""
 

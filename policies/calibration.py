@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -275,3 +275,31 @@ class DriftAlarm:
             self._log_wealth[position] += math.log1p(stake * (loss / self.limit - 1))
         self.alarmed = self.alarmed or self.evidence >= 1 / self.alpha
         return self.alarmed
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON-ready values."""
+        return {
+            "limit": self.limit,
+            "alpha": self.alpha,
+            "audits": self.audits,
+            "alarmed": self.alarmed,
+            "log_wealth": list(self._log_wealth),
+        }
+
+    @classmethod
+    def from_json(cls, state: Any) -> DriftAlarm:
+        """The alarm that ``to_json`` wrote.
+
+        Raises:
+            ValueError: It is not of that shape.
+        """
+        try:
+            wealth = [float(value) for value in state["log_wealth"]]
+            alarm = cls(limit=float(state["limit"]), alpha=float(state["alpha"]), audits=int(state["audits"]))
+            alarm.alarmed = bool(state["alarmed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("not the state of an alarm") from error
+        if len(wealth) != len(_STAKES) or not 0 < alarm.limit < 1 or not all(map(math.isfinite, wealth)):
+            raise ValueError("the state of an alarm with numbers out of range")
+        alarm._log_wealth = wealth
+        return alarm

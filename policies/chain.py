@@ -107,6 +107,8 @@ class _Sample:
     """Tokens that its open probe was granted; 0 without one."""
     voting: bool = False
     """Its vote is still to be reported."""
+    judging: int = 0
+    """Tokens that a judge of its vote was granted."""
     paused: bool = False
     """It ended at the close of its thought, where a rule may have it think on."""
 
@@ -307,14 +309,16 @@ class Chain:
         sample = self._samples[event.sample] if event.sample < len(self._samples) else None
         if sample is None or not sample.voting:
             raise IllegalEvent(f"sample {event.sample} is not to vote")
-        sample.voting = False
+        self.meter.use(PROBES, event.judge_tokens)
+        self.meter.release(PROBES, sample.judging - event.judge_tokens)
+        sample.voting, sample.judging = False, 0
         self._waiting -= 1
 
     def _end_all(self, decision: EndRequest) -> tuple[Action, ...]:
         if self._ending is not None:
             return ()
         self._ending = decision
-        return tuple(Abort(sample=index) for index, sample in enumerate(self._samples) if sample.open)
+        return tuple(Abort(sample=index) for index, sample in enumerate(self._samples) if sample.open or sample.voting)
 
     def _launch(self, count: int) -> tuple[Action, ...]:
         """Open new samples while the budget has anything for them; those of one launch share what is left."""
@@ -404,6 +408,10 @@ class Chain:
             self._note(event.sample, sample.closing.rule, "gateway")
             return (self._go_on(event.sample, close_thought=True),)
         room = self.meter.available(event.sample)
+        if event.reason is EndReason.REPETITION and event.phase is Phase.THINKING and self.plan.resumes and room > 0:
+            # The engine ends whole samples; of a thought that loops only the thought is over.
+            self._note(event.sample, "repetition", "engine")
+            return (self._go_on(event.sample, close_thought=True),)
         if event.reason is EndReason.THOUGHT_END and room > 0:
             # Rules listen to this very event and may have the sample think on; otherwise it answers.
             sample.paused = True
@@ -458,8 +466,9 @@ class Chain:
         if not self.plan.votes or self._ending is not None:
             return (done,)
         sample.voting = True
+        sample.judging = self.meter.grant(PROBES, self.plan.judge_tokens)
         self._waiting += 1
-        return (done, ReadVote(sample=index))
+        return (done, ReadVote(sample=index, judge_tokens=sample.judging))
 
     @property
     def _answer_reserve(self) -> int:

@@ -135,14 +135,20 @@ class Signal(Decision):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadVote(Decision):
-    """Read the answer of a sample that is done, and its score where a rule wants one; ``Voted`` follows."""
+    """Read the answer of a sample that is done, and its score where a rule wants one; ``Voted`` follows.
+
+    Attributes:
+        sample: Index of the sample.
+        judge_tokens: All that a judge of answers' equality may generate for it.
+    """
 
     sample: int
+    judge_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abort(Decision):
-    """Close the upstream stream of one sample; ``SegmentEnded`` follows."""
+    """Close the upstream stream of one sample, or give up reading its vote; ``SegmentEnded`` or ``Voted`` follows."""
 
     sample: int
 

@@ -3,6 +3,7 @@
 PolicyError
 |-- InvalidBudget      the caller asked for something impossible        (hint 400)
 |   `-- PromptTooLong  the prompt leaves no room in the model's context (hint 400)
+|-- BadRecord          a log holds what nothing wrote                 (hint 400)
 |-- UnknownModel       a model's configuration says too little of its KV cache (hint 400)
 `-- IllegalEvent       the driver reported something that cannot happen (hint 500)
 """
@@ -34,6 +35,12 @@ class InvalidBudget(PolicyError):
 
 class PromptTooLong(InvalidBudget):
     """The prompt fills the model's context."""
+
+
+class BadRecord(PolicyError):
+    """A record of an event log cannot be read, or says what cannot be."""
+
+    status_hint = 400
 
 
 class UnknownModel(PolicyError):

@@ -179,6 +179,7 @@ class Voted(Event):
         tokens: Tokens that the sample generated.
         score: A verifier's reward; None where none was asked.
         confidence: The sample's own confidence, from 0 to 1 or in nats as the rule in force defines it.
+        judge_tokens: Tokens that a judge of answers' equality generated for this vote.
     """
 
     sample: int
@@ -186,6 +187,7 @@ class Voted(Event):
     tokens: int
     score: float | None = None
     confidence: float | None = None
+    judge_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

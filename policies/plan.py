@@ -83,6 +83,14 @@ class Draws:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotApplied:
+    """A rule that was asked for and could not be applied, with the reason, for the receipt."""
+
+    rule: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What the request asks for, after its shapes were checked.
 
@@ -99,6 +107,9 @@ class Asked:
         closes: Whether a rule may close a thought before its cap.
         extends: Whether a rule may reopen a thought that ended by itself.
         in_engine: Rules that only the engine can run.
+        closer: What the rules that close thoughts are called, where they cannot be applied.
+        judge_tokens: Tokens that a judge of answers' equality may generate for one vote; 0 without one.
+        hints: What was found already that cannot be applied, or will not do what the caller may expect.
     """
 
     samples: int
@@ -113,14 +124,9 @@ class Asked:
     closes: bool = False
     extends: bool = False
     in_engine: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotApplied:
-    """A rule that was asked for and could not be applied, with the reason, for the receipt."""
-
-    rule: str
-    why: str
+    closer: str = "early_exit"
+    judge_tokens: int = 0
+    hints: tuple[NotApplied, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +146,9 @@ class Plan:
         prompt_tokens: Upper estimate of the length of all prompts.
         limits: Every limit in force with its source.
         not_applied: What could not be applied, and why.
-        probe_tokens: The part of the total that is set aside for probes.
+        probe_tokens: The part of the total that is set aside for probes and for a judge of answers.
+        judge_tokens: Tokens that a judge may generate for one vote, as far as there are any.
+        resumes: Whether a cut generation can be resumed without losing a parser of upstream's.
         close_by: Who closes a thought that a rule has had enough of; NONE where nobody can.
         votes: Whether the samples' answers are read and counted.
         pause_at_close: Whether generation pauses where the model closes its thought.
@@ -162,6 +170,8 @@ class Plan:
     votes: bool = False
     pause_at_close: bool = False
     close_tokens: int = 0
+    judge_tokens: int = 0
+    resumes: bool = True
 
     def prompt_of(self, sample: int) -> int:
         """Which prompt a sample answers; samples that a rule draws later answer the only one."""
@@ -205,7 +215,7 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
         for rule in asked.in_engine
         if rule not in model.engine_rules
     )
-    probing = asked.probes and close_by is not ThinkingCap.NONE
+    probing = (asked.probes and close_by is not ThinkingCap.NONE) or asked.judge_tokens > 0
     # Samples that a rule may never draw need no share now: each wave divides what the ones before it left.
     share = total // first
     probes = share // PROBE_SHARE if probing else 0
@@ -235,12 +245,14 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
         prompts=asked.prompts,
         prompt_tokens=asked.prompt_tokens,
         limits=limits,
-        not_applied=(*uncapped, *not_applied),
+        not_applied=(*uncapped, *not_applied, *asked.hints),
         probe_tokens=most * probes if most * (sample_tokens + probes) <= total else first * probes,
         close_by=close_by,
         votes=asked.draws is not None,
         pause_at_close=asked.extends and close_by is not ThinkingCap.NONE and api.can_resume,
         close_tokens=model.close_tokens if model.thinks else 0,
+        judge_tokens=asked.judge_tokens,
+        resumes=api.can_resume,
     )
 
 
@@ -253,15 +265,15 @@ def _closing(asked: Asked, model: ModelFacts, api: ApiFacts) -> tuple[tuple[NotA
     if not (asked.closes or asked.probes or asked.extends):
         return (), ThinkingCap.GATEWAY if api.can_resume else ThinkingCap.NONE
     if not model.thinks:
-        return (NotApplied(rule="early_exit", why="the model has no thinking tokens"),), ThinkingCap.NONE
+        return (NotApplied(rule=asked.closer, why="the model has no thinking tokens"),), ThinkingCap.NONE
     if not api.tells_tokens:
-        return (NotApplied(rule="early_exit", why="this API's stream tells no token ids"),), ThinkingCap.NONE
+        return (NotApplied(rule=asked.closer, why="this API's stream tells no token ids"),), ThinkingCap.NONE
     if model.engine_signal:
         return (), ThinkingCap.ENGINE
     if api.can_resume:
         return (), ThinkingCap.GATEWAY
     why = "resuming would lose a parser of upstream's, and the engine takes no signals"
-    return (NotApplied(rule="early_exit", why=why),), ThinkingCap.NONE
+    return (NotApplied(rule=asked.closer, why=why),), ThinkingCap.NONE
 
 
 def _bound(limits: dict[str, Bound], name: str, bound: Bound) -> None:

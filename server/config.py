@@ -52,6 +52,66 @@ class UpstreamSection(Strict):
     )
 
 
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+
+
+class HttpVerifier(Strict):
+    """A server that scores answers: it is sent ``{"request", "answer"}`` and says ``{"score": number}``."""
+
+    kind: Literal["http"]
+    url: Url
+    api_key: str | None = Field(None, description="env:NAME or file:PATH of a bearer token that it wants.")
+    timeout_s: float = Field(10, gt=0, le=600, description="An answer that takes longer goes without a score.")
+
+
+class ScoreVerifier(Strict):
+    """vLLM's score API with a reward or a cross-encoder model."""
+
+    kind: Literal["score"]
+    url: Url | None = Field(None, description="Base URL of that vLLM, without /v1; null for the upstream itself.")
+    model: str
+    path: Literal["/score", "/v1/score"] = "/score"
+    api_key: str | None = Field(None, description="env:NAME or file:PATH of a key that it wants.")
+    timeout_s: float = Field(10, gt=0, le=600, description="An answer that takes longer goes without a score.")
+
+
+class SchemaVerifier(Strict):
+    """Whether an answer is JSON that keeps to a schema: 1 or 0."""
+
+    kind: Literal["json_schema"]
+    form: dict[str, Any] | None = Field(
+        None, alias="schema", description="JSON Schema; null for the one that the request itself asks for."
+    )
+
+
+class UnitTestVerifier(Strict):
+    """Whether an answer's code passes a test: 1 or 0.
+
+    The code runs as the gateway's user, with limits and without its environment, but with its view of files and
+    network. It is no sandbox: use it only where whoever asks may run code on this machine anyway.
+    """
+
+    kind: Literal["unit_test"]
+    run_untrusted_code: Literal[True] = Field(description="Must be true: models' code is run on this machine.")
+    tests: Path = Field(description="Python file that is run after the answer's code, in the same module.")
+    timeout_s: float = Field(10, gt=0, le=600, description="Wall time of one run; longer counts as failed.")
+    cpu_s: int = Field(5, ge=1, description="CPU time of one run.")
+    memory_mb: int = Field(512, ge=64, description="Address space of one run.")
+    processes: int = Field(2, ge=1, description="Runs beside each other; more wait.")
+
+
+Verifier = Annotated[HttpVerifier | ScoreVerifier | SchemaVerifier | UnitTestVerifier, Field(discriminator="kind")]
+
+
+class JudgeSection(Strict):
+    """A chat model on the upstream that says which answers mean the same."""
+
+    model: str
+    max_tokens: Tokens = Field(16, description="Tokens of one verdict, charged to the request as probe tokens.")
+    timeout_s: float = Field(10, gt=0, le=600, description="A verdict that takes longer counts as 'different'.")
+    thinks: bool = Field(default=False, description="Let the model think before it judges; needs more max_tokens.")
+
+
 class Ceilings(Strict):
     """Limits that a request can lower and never raise."""
 
@@ -75,6 +135,7 @@ class Preset(Strict):
     sampling: SamplingField | None = None
     early_exit: EarlyExitField | None = None
     answer: AnswerField | None = None
+    guards: dict[str, WithParameters] = Field({}, description="Guards beside the gateway's own, or in their place.")
 
 
 class ModelSection(Strict):
@@ -111,6 +172,14 @@ class PoliciesSection(Strict):
     early_exit: EarlyExitField | None = Field(None, description="Early-exit rule of requests that name none.")
     answer: AnswerField | None = Field(None, description="Kind of answer of requests that name none.")
     guards: dict[str, WithParameters] = Field({}, description="Rules beside them, by name, with their parameters.")
+    verifiers: dict[str, Verifier] = Field({}, description="What can score answers, by the name that requests use.")
+    judges: dict[str, JudgeSection] = Field({}, description="What can tell equal answers, by name.")
+    audit_share: float = Field(
+        0.01, ge=0, le=1, description="Share of requests that run in full, to see what their rule would have changed."
+    )
+    audit_risk: float = Field(
+        0.05, gt=0, lt=1, description="Share of answers that a rule may change; audits raise an alarm beyond it."
+    )
 
 
 class LedgerSection(Strict):

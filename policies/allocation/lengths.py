@@ -250,9 +250,10 @@ class LengthBook:
         left = max(limit - generated, 0)
         for source, book in self._sources(key, route, model, generated):
             mean = book.mean(generated)
-            if mean is not None:
-                tokens = min(max(math.ceil(mean - generated), 1), left)
-                return Remaining(tokens=tokens, source=source, weight=book.surviving(generated))
+            if mean is None:
+                break
+            tokens = min(max(math.ceil(mean - generated), 1), left)
+            return Remaining(tokens=tokens, source=source, weight=book.surviving(generated))
         return Remaining(tokens=left, source="limit", weight=0.0)
 
     def _sources(self, key: str, route: str, model: str, generated: int) -> Iterator[tuple[str, Lengths]]:

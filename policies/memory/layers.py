@@ -74,15 +74,13 @@ def held_blocks(keeps: Keeps, span: int, block_size: int, tokens: int, states: i
     """
     if tokens <= 0:
         return 0
-    match keeps:
-        case Keeps.STATE:
-            return states
-        case Keeps.FULL:
-            skipped = 0
-        case Keeps.WINDOW:
-            skipped = max(tokens - span, 0)
-        case Keeps.CHUNK:
-            skipped = (tokens - 1) // span * span
+    if keeps is Keeps.STATE:
+        return states
+    skipped = 0
+    if keeps is Keeps.WINDOW:
+        skipped = max(tokens - span, 0)
+    elif keeps is Keeps.CHUNK:
+        skipped = (tokens - 1) // span * span
     return ceil_div(tokens, block_size) - skipped // block_size
 
 
@@ -98,13 +96,11 @@ def most_blocks(keeps: Keeps, span: int, block_size: int, longest: int, in_fligh
             A window's blocks are given back only once its tokens are settled.
         states: Blocks of a request in a layer that keeps a state.
     """
-    match keeps:
-        case Keeps.STATE:
-            return states
-        case Keeps.FULL:
-            return ceil_div(longest, block_size)
-        case Keeps.WINDOW:
-            # One more, since a window may start inside a block.
-            return ceil_div(min(span - 1 + in_flight, longest), block_size) + 1
-        case Keeps.CHUNK:
-            return ceil_div(min(span + in_flight, longest), block_size)
+    if keeps is Keeps.STATE:
+        return states
+    if keeps is Keeps.WINDOW:
+        # One more, since a window may start inside a block.
+        return ceil_div(min(span - 1 + in_flight, longest), block_size) + 1
+    if keeps is Keeps.CHUNK:
+        longest = min(span + in_flight, longest)
+    return ceil_div(longest, block_size)

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from suffice.policies.errors import UnknownModel
 from suffice.policies.memory.families import checkpoint_cache_type, text_config
 from suffice.policies.memory.kv import KvModel, kv_model
 
@@ -116,10 +115,7 @@ def plan_kv(config: Mapping[str, Any], wish: Wish) -> KvPlan:
     plan = _without_advice(config, wish)
     advice: list[Relaxed] = []
     for change, price, other in _changes(config, wish, plan):
-        try:
-            then = _without_advice(config, other)
-        except UnknownModel:
-            continue
+        then = _without_advice(config, other)
         if (then.concurrency, then.context) > (plan.concurrency, plan.context):
             advice.append(Relaxed(change=change, concurrency=then.concurrency, context=then.context, price=price))
     advice.sort(key=lambda change: (-change.concurrency, -change.context))

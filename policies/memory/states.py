@@ -35,9 +35,8 @@ def state_bytes(config: Mapping[str, Any], tensor_parallel: int = 1) -> int | No
     if isinstance(config.get("linear_attn_config"), dict):
         return _delta_attention(config["linear_attn_config"], tensor_parallel)
     if config.get("conv_L_cache"):
-        return (
-            int(config.get("conv_dim") or config["hidden_size"]) // tensor_parallel * (config["conv_L_cache"] - 1) * 2
-        )
+        channels = int(config.get("conv_dim") or config["hidden_size"]) // tensor_parallel
+        return channels * (int(config["conv_L_cache"]) - 1) * 2
     for described in (_nemotron, _second_mamba, _zamba, _plain_second_mamba, _first_mamba):
         elements = described(config, tensor_parallel)
         if elements is not None:

@@ -16,6 +16,7 @@ from suffice.policies.stopping import (
     probe_exit,
     repetition,
     static_cap,
+    willing,
 )
 from suffice.policies.stopping.family import Need, Setting, StoppingRule, needs_of
 
@@ -23,7 +24,7 @@ __all__ = ["GUARDS", "RULES", "Need", "Setting", "StoppingRule", "needs_of"]
 
 RULES: Registry[StoppingRule] = Registry(
     "suffice.early_exit",
-    {kind.name: kind for kind in (*probe_exit.KINDS, static_cap.KIND, engine_entropy.KIND)},
+    {kind.name: kind for kind in (*probe_exit.KINDS, static_cap.KIND, engine_entropy.KIND, willing.KIND)},
 )
 
 GUARDS: Registry[StoppingRule] = Registry(

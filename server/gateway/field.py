@@ -43,6 +43,7 @@ class SamplingField(WithParameters):
     most: Positive = Field(16, alias="max")
     wave: Positive = 4
     returns: Literal["winner", "all"] = Field("winner", alias="return")
+    verifier: Annotated[str, Field(max_length=64)] | None = None
 
 
 class EarlyExitField(WithParameters):
@@ -50,6 +51,7 @@ class EarlyExitField(WithParameters):
 
     rule: Annotated[str, Field(max_length=64)] = "convergence"
     suffix: Annotated[str, Field(max_length=200)] | None = None
+    home: Literal["auto", "gateway"] = "auto"
 
 
 class AnswerField(WithParameters):

@@ -117,14 +117,14 @@ class _Request:
         self.model_label = model.name
         header = self._headers.get(b"x-suffice-preset")
         preset = preset_name(config, call, None if header is None else header.decode("latin-1"))
-        wishes = self._wishes(call, preset)
+        wishes = self._wishes(call, preset, model)
         plan = await self._plan(call, key, model, preset, wishes)
         ruled = make_rules(wishes, plan, lengths=None)
         suffix = await service.suffix(model, wishes) if plan.probe_tokens else []
         outcome = "failed"
         chain = Chain(plan, ruled.rules)
         ballots = _ballots(ruled, model)
-        driver, log = self._driver(call, model, chain, service.cache_salt(key), wishes, ballots, suffix)
+        driver, log = self._driver(call, model, chain, service.cache_salt(key), wishes, ruled, ballots, suffix)
         # Nothing may stand between the reservation and the block that settles it.
         await self._reserve(service.keys.accounts(key), plan)
         service.metrics.overhead.labels(self._dialect.name).observe(self.elapsed())
@@ -160,9 +160,9 @@ class _Request:
         elif self._answer is not None and self._sink.connected:
             await self._sink.end_stream(self._answer.broken(error.body()))
 
-    def _wishes(self, call: Call, preset: str) -> Wishes:
+    def _wishes(self, call: Call, preset: str, model: Served) -> Wishes:
         try:
-            return wishes_of(self._service.config, call, preset)
+            return wishes_of(self._service.config, call, preset, frozenset(model.plugin.rules))
         except InvalidBudget as error:
             raise InvalidRequest(str(error), param=error.param) from None
 
@@ -220,6 +220,7 @@ class _Request:
         chain: Chain,
         salt: str,
         wishes: Wishes,
+        ruled: RuleSet,
         ballots: Ballots | None,
         suffix: list[int],
     ) -> tuple[Driver, list[dict[str, Any]] | None]:
@@ -247,7 +248,7 @@ class _Request:
             on_progress=self._progress,
             log=log,
             log_chunks=service.config.telemetry.event_log_chunks,
-            signals=Signals.of(wishes.needs, model.thought),
+            signals=Signals.of(_needs_here(ruled), model.thought),
             ballots=ballots,
             probe_suffix=suffix,
             one_shown=wishes.one_shown,
@@ -392,3 +393,8 @@ def _ballots(ruled: RuleSet, model: Served) -> Ballots | None:
 
 def _step_ids(model: Served) -> list[int]:
     return [] if model.thought is None else model.thought.step_ids
+
+
+def _needs_here(ruled: RuleSet) -> frozenset[str]:
+    """What the rules that run in the gateway live on."""
+    return frozenset().union(*(getattr(rule, "needs", frozenset()) for rule in ruled.rules))

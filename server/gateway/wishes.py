@@ -18,7 +18,7 @@ from suffice.policies.sampling import Draw
 from suffice.policies.stopping.family import Need, Setting, needs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from suffice.policies.answers import Reader
@@ -44,6 +44,7 @@ class Wishes:
         answer: How answers are read.
         guards: Rules that run beside them, with their parameters.
         needs: What all of them live on.
+        engine_rules: Rules that upstream's engine can run.
     """
 
     sampling: SamplingField | None
@@ -51,6 +52,7 @@ class Wishes:
     answer: AnswerField | None
     guards: dict[str, dict[str, Any]]
     needs: frozenset[Need] = frozenset()
+    engine_rules: frozenset[str] = frozenset()
 
     @property
     def draws(self) -> Draws | None:
@@ -60,9 +62,12 @@ class Wishes:
 
     @property
     def in_engine(self) -> tuple[str, ...]:
-        """Rules that only the engine can run, since they live on the whole distribution."""
+        """Rules that run inside the engine: those that only it can run, and those that have no lag there."""
         rule = self.early_exit
-        return (rule.rule,) if rule is not None and Need.ENTROPIES in self.needs else ()
+        if rule is None:
+            return ()
+        can = rule.rule in self.engine_rules and rule.home != "gateway"
+        return (rule.rule,) if can or Need.ENTROPIES in self.needs else ()
 
     @property
     def closes(self) -> bool:
@@ -83,7 +88,7 @@ class Wishes:
         return self.sampling is not None and self.sampling.returns == "winner"
 
 
-def wishes_of(config: Config, call: Call, preset: str) -> Wishes:
+def wishes_of(config: Config, call: Call, preset: str, engine_rules: frozenset[str]) -> Wishes:
     """Merge the sources; the nearest to the request wins, and it can decline with the rule ``none``.
 
     Raises:
@@ -114,6 +119,7 @@ def wishes_of(config: Config, call: Call, preset: str) -> Wishes:
         answer=wishes.answer,
         guards=wishes.guards,
         needs=needs,
+        engine_rules=engine_rules,
     )
 
 
@@ -154,7 +160,7 @@ def make_rules(wishes: Wishes, plan: Plan, lengths: RouteLengths | None) -> Rule
         lengths=lengths,
     )
     if plan.close_by is not ThinkingCap.NONE:
-        rules += _here(_stopping(wishes, setting))
+        rules += [rule for rule in _stopping(wishes, setting) if rule.name not in wishes.in_engine]
     reads = draw is not None or Need.PROBES in wishes.needs
     return RuleSet(rules=rules, draw=draw, reader=_reader(wishes) if reads else None)
 
@@ -165,11 +171,6 @@ def _stopping(wishes: Wishes, setting: Setting) -> list[StoppingRule]:
         exits = wishes.early_exit
         rules.append(stopping.RULES.make(exits.rule, exits.parameters(), setting=setting))
     return rules
-
-
-def _here(rules: Iterable[StoppingRule]) -> list[StoppingRule]:
-    """Those that can run in the gateway."""
-    return [rule for rule in rules if Need.ENTROPIES not in rule.needs]
 
 
 def _draw(wish: SamplingField, most: int) -> Draw:

@@ -76,6 +76,33 @@ class Metrics:
         self.loop_lag = Histogram(
             "suffice_event_loop_lag_seconds", "How late the event loop woke a timer.", buckets=SHORT, registry=r
         )
+        self.verified = Counter(
+            "suffice_verified",
+            "Answers shown to a verifier: scored, unscored, late, failed.",
+            ("verifier", "outcome"),
+            registry=r,
+        )
+        self.judged = Counter(
+            "suffice_judged",
+            "Answers shown to a judge of equality: same, different, unclear, late, failed.",
+            ("judge", "outcome"),
+            registry=r,
+        )
+        self.audits = Counter(
+            "suffice_audits",
+            "Requests that ran in full: their rule would have kept or changed the answer, or it is unknown.",
+            ("rule", "outcome"),
+            registry=r,
+        )
+        self.drift_evidence = Gauge(
+            "suffice_drift_evidence",
+            "Evidence (an e-value) that a rule changes more answers than policies.audit_risk.",
+            ("rule",),
+            registry=r,
+        )
+        self.drift_alarm = Gauge(
+            "suffice_drift_alarm", "Whether that evidence reached 100, at any time.", ("rule",), registry=r
+        )
         self.config_info = Gauge("suffice_config_info", "The rules in force.", ("version",), registry=r)
         self.ledger_open = Gauge(
             "suffice_ledger_open_reservations", "Reservations that are not settled yet.", registry=r

@@ -17,7 +17,8 @@ import time
 from suffice.policies.allocation.admission import Admission, Ask
 from suffice.policies.allocation.batch import BatchAllocation, BatchRule
 from suffice.policies.allocation.lengths import LengthBook
-from suffice.policies.allocation.queue import FairQueue, QueueRule, ServiceClass, Ticket
+from suffice.policies.allocation.queue import FairQueue
+from suffice.policies.allocation.tickets import QueueRule, ServiceClass, Ticket
 from suffice.policies.memory.affinity import PrefixTable, Replica, choose, prefix_hashes
 
 ROUNDS = 300

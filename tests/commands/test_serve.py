@@ -4,6 +4,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from suffice.server.commands.serve import upstream_url
 from suffice.server.engine.local import answers, free_port
 
 
@@ -33,6 +34,11 @@ def config(tmp_path):
         return path
 
     return write
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+def test_an_upstream_may_be_written_as_an_api_address(suffix):
+    assert upstream_url(f"https://host:8000/vllm{suffix}") == "https://host:8000/vllm"
 
 
 def _get(url, key=""):

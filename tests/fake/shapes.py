@@ -186,7 +186,7 @@ def _without_words(frame: Any) -> Any:
         return {
             key: ["words"] if key == "top_logprobs" else _without_words(value)
             for key, value in frame.items()
-            if key not in ("properties", "sequence_number")
+            if key not in ("properties", "sequence_number", "input")
         }
     if isinstance(frame, list):
         return [_without_words(item) for item in frame]

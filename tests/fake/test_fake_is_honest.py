@@ -201,6 +201,33 @@ def test_tools_and_schemas(live_engine, fake, case, how):
     same(*both(live_engine, fake, CHAT, body), counted=False)
 
 
+RESPONSES_FORCED = {
+    "required": {"tool_choice": "required"},
+    "named": {"tool_choice": {"type": "function", "name": "look"}},
+}
+
+
+@pytest.mark.parametrize("how", ONE)
+@pytest.mark.parametrize("case", RESPONSES_FORCED)
+def test_tools_of_responses(live_engine, fake, case, how):
+    body = {"model": live_engine.model, "input": "hi", "max_output_tokens": 600, "temperature": 0}
+    body |= {"tools": [{"type": "function", **TOOL}], "parallel_tool_calls": False} | RESPONSES_FORCED[case] | ONE[how]
+    fake.says(Script(thought=(mirrored.WORD,)))
+    same(*both(live_engine, fake, RESPONSES, body), counted=False)
+
+
+MESSAGES_FORCED = {"any": {"type": "any"}, "named": {"type": "tool", "name": "look"}}
+
+
+@pytest.mark.parametrize("how", ONE)
+@pytest.mark.parametrize("case", MESSAGES_FORCED)
+def test_tools_of_messages(live_engine, fake, case, how):
+    body = {"model": live_engine.model, "messages": USER, "max_tokens": 600, "temperature": 0}
+    body |= {"tools": [{"name": "look", "input_schema": TOOL["parameters"]}], "tool_choice": MESSAGES_FORCED[case]}
+    fake.says(Script(thought=(mirrored.WORD,)))
+    same(*both(live_engine, fake, MESSAGES, body | ONE[how]), counted=False)
+
+
 # What is refused, and in which words.
 
 BAD = {

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+_TOOL = dict.fromkeys(("allowed_callers", "async", "defer_loading", "description", "output_schema", "strict"))
+
+
 def _response(body: dict[str, Any], job: Job, **changes: Any) -> dict[str, Any]:
-    tools = body.get("tools") or []
+    tools = [_TOOL | tool for tool in body.get("tools") or []]
     found: dict[str, Any] = {
         "id": job.request_id,
         "created_at": int(time.time()),

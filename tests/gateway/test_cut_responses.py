@@ -19,15 +19,21 @@ WORDS = ("some ", "words ", "of ", "an ", "answer ")
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_cut_response_pays_for_its_prompt(make, more, exact, stream):
-    gate = make(token_s=0.02)
-    gate.fake.says(Script(answer=WORDS, endless=True))
-    body = {"model": "fake", "input": QUESTION, "suffice": {"budget": {"deadline_ms": 400}}} | more
+    gate = make(token_s=0.005)
+    gate.fake.says(Script(thought=("hm ", "hm "), answer=WORDS, endless=True))
+    body = {"model": "fake", "input": QUESTION, "suffice": {"budget": {"deadline_ms": 1000}}} | more
     if stream:
-        receipt = gate.stream("/v1/responses", body)[-1].data["response"]["suffice"]
+        response = gate.stream("/v1/responses", body)[-1].data["response"]
     else:
-        receipt = gate.post("/v1/responses", body).json()["suffice"]
+        response = gate.post("/v1/responses", body).json()
+    receipt = response["suffice"]
     gate.idle()
     (asked,) = gate.fake.requests
+    assert (response["status"], response["incomplete_details"]["reason"]) == ("incomplete", "max_output_tokens")
+    thought, answer = response["output"]
+    assert (thought["content"][0]["text"], thought["status"]) == ("hm hm ", "completed")
+    assert "".join(WORDS).startswith(answer["content"][0]["text"][:5])
+    assert answer["status"] == "incomplete"
     spent = receipt["spent"]
     assert spent["estimated"] is True
     if exact:

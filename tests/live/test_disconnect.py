@@ -45,6 +45,7 @@ class Crowd:
         self._path = PATHS[api]
         self.count = count
         self._stack = contextlib.ExitStack()
+        self._reading = []
 
     def __enter__(self):
         """Nothing is sent yet."""
@@ -68,7 +69,9 @@ class Crowd:
             self._stack.callback(response.close)
             assert response.status_code == 200, response.read()
             read = b""
-            for piece in response.iter_raw():
+            pieces = response.iter_raw()
+            self._reading.append(pieces)  # a reader that is dropped closes its response
+            for piece in pieces:
                 read += piece
                 if mark in read:
                     return read

@@ -36,7 +36,7 @@ def engine(live_engine, word):
         pytest.fail(f"the engine runs without the plugin: {told.why_not[0]}")
     if not told.thought:
         pytest.skip("the tiny reasoning model is not there; the packaged model does not think")
-    return Engine(url=live_engine.url, model=live_engine.model, word=word)
+    return Engine(url=live_engine.url, model=live_engine.model, word=word, lag=told.lag_tokens)
 
 
 _NONCES = itertools.count(secrets.randbelow(2**40) + 1)
@@ -58,6 +58,8 @@ class Engine:
     url: str
     model: str
     word: int
+    lag: int
+    """Tokens between the reading of a signal and its effect; 0 where one process computes a request."""
 
     def thinking(self, api="completions", *, tokens=LONG, endless=True, **more):
         """A request that is within a thought, and may say nothing but one word where it is endless."""
@@ -107,32 +109,31 @@ class Running:
 
     def _read(self, engine, request):
         url = engine.url + PATHS["chat"]
-        with httpx2.stream("POST", url, json=request, timeout=120, trust_env=False) as answer:
+        with httpx2.stream("POST", url, json=request, timeout=300, trust_env=False) as answer:
             self._answer = b"".join(answer.iter_bytes())
 
     def finish(self):
         """Thought, answer and finish."""
-        self._thread.join(120)
+        self._thread.join(300)
         assert not self._thread.is_alive()
         return chat_told(frames(self._answer.decode()))
 
 
-def run_until(engine, tokens, before=LONG - 200, **request):
-    """A thought that runs, and has as many tokens.
+def signal_within(engine, action, *, latest=LONG - 200, arguments=None, value=None, wrong=None, **request):
+    """Signal a thought that runs and has twelve tokens: its ticket, the stream, tokens right after, and the answer.
 
-    The tiny model thinks faster than a busy machine schedules this process: one that got further than ``before`` is
-    let go, and the next one taken.
+    The tiny model thinks faster than a busy machine schedules this process: a thought that had got further than
+    ``latest`` by then is let go, and the next one taken. ``wrong`` makes another ticket of the request's own.
     """
     for _ in range(20):
         ticket = Ticket()
-        arguments = ticket.arguments | request.pop("arguments", {})
-        running = Running(engine, engine.thinking("chat", vllm_xargs=arguments, **request))
-        while (seen := engine.seen(ticket)) < tokens:
+        running = Running(engine, engine.thinking("chat", vllm_xargs=ticket.arguments | (arguments or {}), **request))
+        while engine.seen(ticket) < 12:
             time.sleep(0.002)
-        if seen < before:
-            return ticket, running
+        sent = engine.signal(wrong(ticket) if wrong else ticket, action, **({} if value is None else {"value": value}))
+        if (seen := engine.seen(ticket)) < latest:
+            return ticket, running, seen, sent
         running.finish()
-        request["arguments"] = {key: value for key, value in arguments.items() if key not in ticket.arguments}
     pytest.fail("no thought was caught while it ran")
 
 
@@ -157,16 +158,13 @@ def test_discovery(engine):
 
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["plain", "tools"])
 def test_a_signal_closes_a_streamed_thought_and_an_answer_follows(engine, tools):
-    ticket, running = run_until(engine, 12, tools=tools)
-
-    sent = engine.signal(ticket, "close_thought")
-    seen = engine.seen(ticket)
+    ticket, running, seen, sent = signal_within(engine, "close_thought", tools=tools)
     thought, answer, finish = running.finish()
 
     assert sent.json() == {"accepted": True}
     status = engine.status(ticket)
     assert status["closed"]["rule"] == "signal"
-    assert status["closed"]["at_token"] <= seen + 1
+    assert status["closed"]["at_token"] <= seen + 1 + engine.lag
     assert status["thinking_tokens"] == status["closed"]["at_token"]
     assert thought.endswith("1" * status["thinking_tokens"])
     assert answer == "1" * (LONG - status["thinking_tokens"] - 1)
@@ -244,38 +242,36 @@ def test_the_entropy_is_of_the_whole_distribution(engine):
 
 
 def test_a_running_cap_is_raised_without_abort(engine):
-    ticket, running = run_until(engine, 5, before=1000, arguments={"suffice_thinking_tokens": 1200})
-    assert engine.signal(ticket, "cap", value=1300).status_code == 200
-    assert engine.seen(ticket) < 1200
+    capped = {"suffice_thinking_tokens": 1200}
+    ticket, running, _, _ = signal_within(engine, "cap", value=1300, latest=1180, arguments=capped)
     _, answer, _ = running.finish()
     assert engine.status(ticket)["closed"] == {"rule": "thinking_tokens", "at_token": 1300}
     assert answer == "1" * (LONG - 1301)
 
 
 def test_a_running_cap_is_lowered(engine):
-    ticket, running = run_until(engine, 12)
-    engine.signal(ticket, "cap", value=3)
-    seen = engine.seen(ticket)
+    ticket, running, seen, _ = signal_within(engine, "cap", value=3)
     running.finish()
     closed = engine.status(ticket)["closed"]
     assert closed["rule"] == "thinking_tokens"
-    assert closed["at_token"] <= seen + 1
+    assert closed["at_token"] <= seen + 1 + engine.lag
 
 
 def test_a_stop_ends_the_stream_as_the_model_would(engine):
-    ticket, running = run_until(engine, 12)
-    engine.signal(ticket, "stop")
+    ticket, running, _, _ = signal_within(engine, "stop")
     _, _, finish = running.finish()
     assert finish == "stop"
     assert engine.status(ticket)["stopped"]["rule"] == "signal"
     assert engine.status(ticket)["tokens"] < LONG - 1
 
 
-@pytest.mark.parametrize("change", ["nonce", "slot"])
-def test_a_signal_for_another_reaches_nobody(engine, change):
-    ticket, running = run_until(engine, 5)
-    wrong = Ticket(ticket.slot, ticket.nonce ^ 1) if change == "nonce" else Ticket(ticket.slot ^ 2048, ticket.nonce)
-    refused = engine.signal(wrong, "stop")
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda one: Ticket(one.slot, one.nonce ^ 1), lambda one: Ticket(one.slot ^ 2048, one.nonce)],
+    ids=["nonce", "slot"],
+)
+def test_a_signal_for_another_reaches_nobody(engine, wrong):
+    _, running, _, refused = signal_within(engine, "stop", wrong=wrong)
     thought, _, finish = running.finish()
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "stale_nonce")
     assert thought.endswith("1" * LONG)
@@ -293,14 +289,16 @@ def test_a_late_signal_does_not_hit_the_next_tenant(engine):
 
 
 def test_signals_cross_no_borders_between_running_requests(engine):
-    pairs = [run_until(engine, 1, before=LONG // 2) for _ in range(4)]
-    for ticket, _ in pairs[::2]:
-        engine.signal(ticket, "close_thought")
-    for _, running in pairs:
+    """Each second of four requests that run at once is closed, and no other."""
+    quiet, pairs = [], []
+    for _ in range(2):
+        ticket = Ticket()
+        quiet.append((ticket, Running(engine, engine.thinking("chat", vllm_xargs=ticket.arguments))))
+        pairs.append(signal_within(engine, "close_thought")[:2])
+    for _, running in (*quiet, *pairs):
         running.finish()
-    for ticket, _ in pairs[1::2]:
-        assert engine.status(ticket)["closed"] is None
-    assert any(engine.status(ticket)["closed"] for ticket, _ in pairs[::2])
+    assert [engine.status(ticket)["closed"] for ticket, _ in quiet] == [None, None]
+    assert all(engine.status(ticket)["closed"] for ticket, _ in pairs)
 
 
 def test_who_does_not_ask_gets_the_same_tokens_beside_who_asks(engine):

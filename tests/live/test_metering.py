@@ -130,7 +130,7 @@ def test_thoughts_that_the_gateway_closes(live_engine, thinks, no_budgets, word,
     assert all(told.texts.values())
 
 
-DEADLINE = {"suffice": {"budget": {"deadline_ms": 700}}}
+DEADLINE = {"suffice": {"budget": {"deadline_ms": 1500}}}
 
 
 @STREAM

@@ -146,6 +146,8 @@ class ResponsesAnswer:
         self._response: dict[str, Any] = {}
         self._final: tuple[str, dict[str, Any]] | None = None
         self._sequence = 0
+        self._items: dict[int, dict[str, Any]] = {}
+        self._pieces: dict[int, list[str]] = {}
 
     def frame(self, segment: Segment, event: bytes, frame: dict[str, Any]) -> bytes:  # noqa: ARG002
         """Pass on an event; the final one waits for the receipt."""
@@ -154,12 +156,29 @@ class ResponsesAnswer:
         response = frame.get("response")
         if isinstance(response, dict):
             self._response = response
+        self._gather(kind, frame)
         if kind in _FINAL:
             self._final = (kind, frame)
             return b""
         if not self._call.stream:
             return b""
         return sse.encode(orjson.dumps(frame), kind.encode())
+
+    def _gather(self, kind: str, frame: dict[str, Any]) -> None:
+        """Keep the items, and the text of the open one: a response that is cut shows what there was of it."""
+        place = frame.get("output_index", 0)
+        if kind in ("response.output_item.added", "response.output_item.done"):
+            self._items[place] = frame["item"]
+            self._pieces.pop(place, None)
+        elif kind in _ONE_TOKEN:
+            self._pieces.setdefault(place, []).append(frame.get("delta") or "")
+
+    def _output(self) -> list[dict[str, Any]]:
+        """All items so far; the open one with the text that it has."""
+        return [
+            _cut(item, "".join(self._pieces[place])) if place in self._pieces else item
+            for place, item in sorted(self._items.items())
+        ]
 
     def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:  # noqa: ARG002
         """Never happens: responses are not resumed."""
@@ -177,6 +196,7 @@ class ResponsesAnswer:
         response = self._response | {
             "status": "incomplete",
             "incomplete_details": {"reason": "max_output_tokens"},
+            "output": self._output(),
             "usage": {
                 "input_tokens": usage["prompt_tokens"],
                 "input_tokens_details": {"cached_tokens": 0},
@@ -205,3 +225,15 @@ class ResponsesAnswer:
         """The response."""
         response: dict[str, Any] = self._ending(receipt, usage)[1]["response"]
         return response
+
+
+def _cut(item: dict[str, Any], text: str) -> dict[str, Any]:
+    """An output item that was cut before its end."""
+    match item.get("type"):
+        case "function_call":
+            shown: dict[str, Any] = {"arguments": text}
+        case "reasoning":
+            shown = {"content": [{"type": "reasoning_text", "text": text}]}
+        case _:
+            shown = {"content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": None}]}
+    return item | shown | {"status": "incomplete"}

@@ -94,6 +94,15 @@ def test_deciding_changes_nothing():
     assert "b" not in machine
 
 
+def test_deciding_tells_what_admitting_would():
+    machine = Admission(usable_blocks=100, block_size=10, headroom=0.1)
+    for name in range(7):
+        told = machine.decide(ask(name))
+        assert told == machine.admit(ask(name))
+    machine.ended(0, 5)
+    assert 0 in machine
+
+
 def test_what_can_never_fit_is_told_with_the_limit_that_would():
     machine = Admission(usable_blocks=10, block_size=10)
     never = machine.admit(ask("big", prompt=60, limit=50))

@@ -126,6 +126,13 @@ def test_the_total_holds_and_a_stored_batch_goes_on_as_if_nothing_happened(total
         assert again.state() == machine.state()
 
 
+def test_a_long_batch_keeps_only_what_it_needs():
+    machine = batch("ab", total=None, most=2000)
+    for step in range(1000):
+        machine.observe("a", machine.launch("a"), step % 2, 1)
+    assert len(machine._heap) < 100
+
+
 def test_samples_lost_with_a_crash_are_drawn_anew():
     machine = batch("ab")
     draws = machine.next(4)

@@ -85,6 +85,14 @@ def test_the_past_fades():
     assert lengths.quantile(0.9) == 10
 
 
+def test_what_was_seen_once_long_ago_is_forgotten():
+    lengths = Lengths(most=10)
+    lengths.observe(5000, cut=True)
+    for _ in range(80):
+        lengths.observe(10)
+    assert lengths.to_json()["cut"] == {}
+
+
 def test_lengths_survive_json():
     lengths = lengths_of([5, 70, 70, 4000], cut=[900])
     again = Lengths.from_json(json.loads(json.dumps(lengths.to_json())))
@@ -132,6 +140,13 @@ def test_what_is_predicted_never_passes_the_limit():
     assert book.remaining(**WHO, limit=300).tokens == 300
     assert book.mean_remaining(**WHO, limit=300).tokens == 300
     assert book.remaining(**WHO, limit=300, generated=400).tokens == 0
+
+
+def test_a_prior_that_never_saw_so_long_an_answer_says_nothing_of_its_mean():
+    prior = lengths_of(range(10, 60))
+    book = LengthBook(prior=prior)
+    assert book.mean_remaining(**WHO, limit=300).source == "prior"
+    assert book.mean_remaining(**WHO, limit=300, generated=200).tokens == 100
 
 
 def test_cut_answers_leave_only_the_limit():

@@ -4,7 +4,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from suffice.policies.allocation.queue import FairQueue, Queued, QueueRule, Refusal, ServiceClass, Ticket
+from suffice.policies.allocation import queue as queue_module
+from suffice.policies.allocation.queue import FairQueue
+from suffice.policies.allocation.tickets import Queued, QueueRule, Refusal, ServiceClass, Ticket
 from suffice.policies.errors import IllegalEvent
 
 BULK, INTERACTIVE = ServiceClass.BULK, ServiceClass.INTERACTIVE
@@ -185,6 +187,15 @@ def test_memory_is_bounded_whatever_comes_and_goes():
     assert len(queue._expiry) < 200
     assert len(lane.heap) < 200
     assert len(queue._tenants) == 1
+
+
+def test_of_tenants_that_overdrew_only_so_many_are_remembered(monkeypatch):
+    monkeypatch.setattr(queue_module, "_MOST_IDLE", 3)
+    queue = FairQueue(rate=1.0)
+    for index in range(10):
+        queue.offer(ticket(index, f"t{index}"), 0.0)
+    drain(queue)
+    assert len(queue._lanes[ServiceClass.DEFAULT].idle) == 3
 
 
 def test_a_request_that_does_not_fit_is_overtaken_a_bounded_number_of_times():

@@ -95,6 +95,7 @@ def test_a_restarted_replica_is_forgotten():
     table = PrefixTable()
     table.record([1, 2, 3], "a")
     table.record([1, 2], "b")
+    table.record([9], "c")
     table.forget("a")
     assert table.matched([1, 2, 3]) == {"b": 2}
-    assert len(table) == 2
+    assert len(table) == 3

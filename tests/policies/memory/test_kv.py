@@ -46,7 +46,9 @@ def test_bytes_by_cache_type(cache_type, token):
     assert attention_bytes(8, 128, 128, cache_type) == token
 
 
-@pytest.mark.parametrize(("cache_type", "token"), [("auto", 1152), ("fp8_ds_mla", 656), ("nvfp4_ds_mla", 352)])
+@pytest.mark.parametrize(
+    ("cache_type", "token"), [("auto", 1152), ("fp8_ds_mla", 656), ("nvfp4_ds_mla", 352), ("int4_per_token_head", 296)]
+)
 def test_latent_bytes_by_cache_type(cache_type, token):
     assert latent_bytes(576, cache_type) == token
 
@@ -189,6 +191,48 @@ def test_latent_pages_beside_others_that_do_not_divide_are_refused():
     window = layer_caches({**CONFIGS["mistral-7b-v0.1"], "head_dim": 96})[0]
     with pytest.raises(UnknownModel):
         form_groups([latent, window])
+
+
+def test_hybrids_of_latent_attention_take_blocks_of_at_least_128_tokens():
+    config = {
+        **CONFIGS["deepseek-v2-lite"],
+        "linear_attn_config": {"kda_layers": [1, 2, 3], "full_attn_layers": [4], "num_heads": 1, "head_dim": 64},
+        "num_hidden_layers": 4,
+    }
+    assert {group.block_size for group in kv_model(config).groups} == {128}
+
+
+def test_pages_that_divide_are_made_equal_by_larger_blocks():
+    wide = layer_caches({**CONFIGS["mistral-7b-v0.1"], "num_key_value_heads": 16, "num_hidden_layers": 2})
+    narrow = layer_caches({**CONFIGS["llama-3.1-8b"], "num_hidden_layers": 2})
+    assert [(group.keeps.value, group.block_size) for group in form_groups([*wide, *narrow])] == [
+        ("window", 16),
+        ("full", 32),
+    ]
+
+
+def test_groups_of_a_state_need_a_whole_group_on_each_device():
+    one = layer_caches(CONFIGS["mamba2-2.7b"])[0].state_bytes
+    two = layer_caches(CONFIGS["mamba2-2.7b"], tensor_parallel=2)[0].state_bytes
+    assert one / 2 < two
+
+
+def test_wider_global_heads_without_fewer_of_them():
+    config = {**CONFIGS["gemma-3-27b"], "global_head_dim": 256}
+    full = next(cache for cache in layer_caches(config) if cache.keeps is Keeps.FULL)
+    assert full.token_bytes == 2 * 16 * 256 * 2
+
+
+def test_one_head_for_all_queries():
+    falcon = {**CONFIGS["llama-3.1-8b"], "multi_query": True, "num_key_value_heads": None}
+    assert layer_caches(falcon)[0].token_bytes == 2 * 128 * 2
+    newer = {**falcon, "new_decoder_architecture": True, "num_kv_heads": 8}
+    assert layer_caches(newer)[0].token_bytes == 2 * 8 * 128 * 2
+
+
+def test_a_named_cache_type_stands_above_the_checkpoints():
+    config = {**CONFIGS["llama-3.1-8b"], "quantization_config": {"kv_cache_scheme": {"num_bits": 8}}}
+    assert layer_caches(config, cache_type="bfloat16")[0].token_bytes == 4096
 
 
 def test_a_model_that_keeps_nothing_takes_nothing():
