@@ -53,6 +53,7 @@ from suffice.policies.events import (
     Voted,
 )
 from suffice.policies.plan import Plan, ThinkingCap
+from suffice.policies.sample import Sample, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,55 +69,6 @@ class Rule(Protocol):
     def observe(self, event: Event, /) -> RuleDecision:
         """What the rule wants after this event. Never raises on an event of a kind it listens to."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """Why a sample ended where it ended, for the receipt.
-
-    Attributes:
-        sample: Index of the sample.
-        rule: The rule or the limit.
-        by: Who carried it out: ``engine`` or ``gateway``.
-        at_token: Tokens that the sample had generated.
-    """
-
-    sample: int
-    rule: str
-    by: str
-    at_token: int
-
-
-@dataclass(slots=True)
-class _Sample:
-    """State of one sample."""
-
-    segment: int = 0
-    phase: Phase = Phase.ANSWER
-    thinking: int = 0
-    thought_before: int | None = None
-    """Tokens of the thought that stand in the prompt; None where the prompt leaves no thought open."""
-    open: bool = False
-    done: bool = False
-    cut: bool = False
-    closing: CloseThought | None = None
-    """A rule closed the thought; the aborted segment is to be resumed, or the engine was told."""
-    stopped: StopSample | None = None
-    """A rule ended the sample; it waits for its segment to end."""
-    probe: int = 0
-    """Tokens that its open probe was granted; 0 without one."""
-    voting: bool = False
-    """Its vote is still to be reported."""
-    judging: int = 0
-    """Tokens that a judge of its vote was granted."""
-    paused: bool = False
-    """It ended at the close of its thought, where a rule may have it think on."""
-
-    def thought_filled(self, cap: int) -> bool:
-        """Whether the thought took all of an engine's cap, which counts what stands of it in the prompt."""
-        if self.thought_before is None:
-            return self.thinking >= cap > 0
-        return self.thought_before + self.thinking >= cap
 
 
 @dataclass(slots=True)
@@ -136,7 +88,7 @@ class Chain:
     meter: Meter = field(init=False)
     failed: bool = field(init=False, default=False)
     _prompts: dict[int, int] = field(init=False, default_factory=dict)
-    _samples: list[_Sample] = field(init=False, default_factory=list)
+    _samples: list[Sample] = field(init=False, default_factory=list)
     _ending: EndRequest | None = field(init=False, default=None)
     _complete: bool = field(init=False, default=False)
     _started: bool = field(init=False, default=False)
@@ -164,6 +116,11 @@ class Chain:
     def cancelled_tokens(self) -> int:
         """Tokens of samples that a rule, a deadline or the client's leaving cut off."""
         return sum(self.meter.sample_used(index) for index, sample in enumerate(self._samples) if sample.cut)
+
+    @property
+    def cut_samples(self) -> frozenset[int]:
+        """Samples that were ended before they ended by themselves."""
+        return frozenset(index for index, sample in enumerate(self._samples) if sample.cut)
 
     def is_open(self, sample: int) -> bool:
         """Whether a sample has an open segment."""
@@ -330,7 +287,7 @@ class Chain:
             index = len(self._samples)
             self.meter.allot(index, min(self.plan.sample_tokens, self.meter.left // (count - position)))
             phase = Phase.ANSWER if self.plan.thinking_cap is ThinkingCap.NONE else Phase.THINKING
-            self._samples.append(_Sample(phase=phase))
+            self._samples.append(Sample(phase=phase))
             opened.append(self._open(index))
         return tuple(opened)
 
@@ -421,6 +378,8 @@ class Chain:
                 return (self._resume(event),)
             # With tokens left in its allowance, the model's context was what ended it.
             self._note(event.sample, "context" if unused else self._binding_limit(), "engine")
+        if event.reason is EndReason.REPETITION:
+            self._note(event.sample, "repetition", "engine")
         return self._done(event.sample, _FINISH[event.reason])
 
     def _cut(self, index: int, rule: str, finish: str) -> tuple[Action, ...]:
@@ -440,6 +399,8 @@ class Chain:
         if not sample.paused:
             return ()
         sample.paused = False
+        # The token that closed the thought is taken back.
+        sample.phase = Phase.THINKING
         self._note(decision.sample, decision.rule, "gateway")
         return (self._go_on(decision.sample, think_on=True),)
 

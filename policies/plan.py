@@ -178,6 +178,11 @@ class Plan:
         return sample * self.prompts // self.samples if self.prompts > 1 else 0
 
     @property
+    def thinks(self) -> bool:
+        """Whether the model has tokens that open and close a thought."""
+        return self.close_tokens > 0
+
+    @property
     def worst_case_tokens(self) -> int:
         """Prompt and generated tokens to reserve before anything is sent upstream."""
         return self.prompt_tokens + self.total_tokens
@@ -256,6 +261,9 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
     )
 
 
+GUARDS = "guards"
+"""What the operator's own rules are called where they cannot be applied."""
+
 PROBE_SHARE = 8
 """Probes may take one part in this many of a sample's tokens; what they leave is charged to nobody."""
 
@@ -265,7 +273,9 @@ def _closing(asked: Asked, model: ModelFacts, api: ApiFacts) -> tuple[tuple[NotA
     if not (asked.closes or asked.probes or asked.extends):
         return (), ThinkingCap.GATEWAY if api.can_resume else ThinkingCap.NONE
     if not model.thinks:
-        return (NotApplied(rule=asked.closer, why="the model has no thinking tokens"),), ThinkingCap.NONE
+        missing = NotApplied(rule=asked.closer, why="the model has no thinking tokens")
+        # The gateway's guards are for any model; on one that does not think those that watch thoughts have no work.
+        return () if asked.closer == GUARDS else (missing,), ThinkingCap.NONE
     if not api.tells_tokens:
         return (NotApplied(rule=asked.closer, why="this API's stream tells no token ids"),), ThinkingCap.NONE
     if model.engine_signal:

@@ -7,18 +7,18 @@ anew and decide for themselves.
 **Chunks are merged.** Consecutive chunks of one sample and phase become one record that ends with the first of them at
 which anything was decided. Rules that count (probing, caps, lengths, thinking on, votes) and those that read a value a
 token come to the same decisions on the sum: each of their wants depends only on sums and extremes up to the chunk, and
-what the chain drops at one chunk it drops at the next as long as no other event comes between, before which everything
-is written. A rule that reads the clock sees moments apart, so where one is not known to count, only chunks of the same
-moment are merged. What must not be here: files, and any decision.
+what the chain drops at one chunk it drops at the next as long as no event comes between that touches the sample,
+before which its chunks are written. A rule that reads the clock sees moments apart, so where one is not known to count,
+only chunks of the same moment are merged. What must not be here: files, and any decision.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from suffice.policies.decisions import CONTINUE, RuleDecision
-from suffice.policies.events import Chunk, Event
+from suffice.policies.auditing import AuditedExit
+from suffice.policies.decisions import CONTINUE, Complete, RuleDecision
+from suffice.policies.events import Chunk, Event, PromptCounted, SegmentEnded
 from suffice.policies.records import decision_from_loggable
 from suffice.policies.sampling.draw import Draw
 from suffice.policies.stopping.extend import Extend
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 UNLOGGED = frozenset({Need.TOKEN_IDS, Need.CLOSE_LOGPROB})
 """Needs of rules that also look at text or token ids: what they see is not in a log."""
 
-_COUNTING = (ProbeExit, StaticCap, Length, Extend, Draw)
+_COUNTING = (ProbeExit, StaticCap, Length, Extend, Draw, AuditedExit)
+"""Rules that decide alike on merged chunks; a rule with probes is the only one that is audited inside a sample."""
+
 _TOKEN_WISE = {Need.LOGPROBS: "logprobs", Need.TOP_LOGPROBS: "confidences"}
 
 
@@ -109,28 +111,30 @@ def watched(rules: Iterable[Rule]) -> list[Rule]:
 class _Run:
     """Consecutive chunks of one sample and phase."""
 
-    __slots__ = ("chunks", "event", "first", "values")
+    __slots__ = ("at", "chunks", "first", "phase", "sample", "tokens", "values")
 
     def __init__(self, event: Chunk, kept: Iterable[str]) -> None:
-        self.event = event
-        self.first = event.at
+        self.sample = event.sample
+        self.phase = event.phase
+        self.first = self.at = event.at
+        self.tokens = event.tokens
         self.chunks = 1
         self.values: dict[str, list[float]] = {name: list(getattr(event, name)) for name in kept}
 
     def add(self, event: Chunk) -> None:
-        self.event = replace(event, tokens=self.event.tokens + event.tokens)
+        self.at = event.at
+        self.tokens += event.tokens
         self.chunks += 1
         for name, values in self.values.items():
             values.extend(getattr(event, name))
 
     def record(self) -> dict[str, Loggable]:
-        event = self.event
         record: dict[str, Loggable] = {
             "event": "Chunk",
-            "at": event.at,
-            "sample": event.sample,
-            "tokens": event.tokens,
-            "phase": event.phase,
+            "at": self.at,
+            "sample": self.sample,
+            "tokens": self.tokens,
+            "phase": self.phase.value,
         }
         if self.chunks > 1:
             record |= {"chunks": self.chunks, "first": self.first}
@@ -138,6 +142,16 @@ class _Run:
             if values:
                 record[name] = list(values)
         return record
+
+
+def _local(event: AnyEvent, actions: tuple[Action, ...]) -> TypeGuard[PromptCounted | SegmentEnded]:
+    """Whether an event and what followed it touch one sample only, so that the chunks of others may go on growing.
+
+    A probe's end is not: it gives back tokens that another sample's probe may then be granted.
+    """
+    if not isinstance(event, PromptCounted | SegmentEnded):
+        return False
+    return all(isinstance(action, Complete) or action.sample == event.sample for action in actions)
 
 
 class Recorder:
@@ -165,9 +179,17 @@ class Recorder:
         if isinstance(event, Chunk):
             self._chunk(event, actions)
             return
-        self.flush()
+        if _local(event, actions):
+            self._flush(event.sample)
+        else:
+            self.flush()
         self.records.append(event.to_loggable())
         self.records.extend(action.to_loggable() for action in actions)
+
+    def _flush(self, sample: int) -> None:
+        run = self._runs.pop(sample, None)
+        if run is not None:
+            self.records.append(run.record())
 
     def flush(self) -> None:
         """Write the chunks that were held to be merged with later ones."""
@@ -178,7 +200,7 @@ class Recorder:
     def _chunk(self, event: Chunk, actions: tuple[Action, ...]) -> None:
         held = self._runs.pop(event.sample, None)
         if held is not None:
-            same = held.event.phase is event.phase and (not self._apart or held.event.at == event.at)
+            same = held.phase is event.phase and (not self._apart or held.at == event.at)
             if same and not self._each_chunk:
                 held.add(event)
             else:
@@ -191,6 +213,5 @@ class Recorder:
         if not (actions or wants):
             self._runs[event.sample] = run
             return
-        self.flush()
         self.records.append(run.record() | ({"wants": wants} if wants else {}))
         self.records.extend(action.to_loggable() for action in actions)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get
 
 from suffice.policies import decisions, events
 from suffice.policies import sampling as votes
+from suffice.policies.auditing import AuditedExit, AuditedVote
 from suffice.policies.budget import Bound
 from suffice.policies.errors import BadRecord, InvalidBudget
 from suffice.policies.plan import NotApplied, Plan, ThinkingCap
 from suffice.policies.sampling.draw import Draw
+from suffice.policies.sampling.prior import Prior
 from suffice.policies.stopping import GUARDS, RULES, Setting
 from suffice.policies.stopping.length import Length
 
@@ -137,6 +139,8 @@ class RuleSpec:
         parameters: Its parameters, as they were given.
         wave: Of a sampling rule, samples that may run beside each other.
         lengths: Of the rule that knows how long others were, the longest thought and answer it lets be.
+        prior: Of the rule that learns from votes, what it had learned, as JSON-ready values.
+        audited: Whether it was only asked what it would have done.
     """
 
     family: str
@@ -144,6 +148,8 @@ class RuleSpec:
     parameters: dict[str, Any] = field(default_factory=dict)
     wave: int = 1
     lengths: tuple[int | None, int | None] | None = None
+    prior: dict[str, Any] | None = None
+    audited: bool = False
 
     def to_record(self) -> dict[str, Loggable]:
         """The same as JSON-ready values."""
@@ -180,15 +186,17 @@ def build_rule(spec: RuleSpec, plan: Plan) -> Rule:
     try:
         match spec.family:
             case "sampling":
-                vote = votes.RULES.make(spec.rule, spec.parameters, most=plan.most_samples)
-                return Draw(vote, wave=spec.wave, most=plan.most_samples)
+                prior = None if spec.prior is None else Prior.from_json(spec.prior)
+                vote = votes.RULES.make(spec.rule, spec.parameters, most=plan.most_samples, prior=prior)
+                return Draw(AuditedVote(vote) if spec.audited else vote, wave=spec.wave, most=plan.most_samples)
             case "guards" if spec.lengths is not None:
                 return Length.at(*spec.lengths)
             case "guards":
                 return GUARDS.make(spec.rule, spec.parameters, setting=setting_of(plan))
             case "early_exit":
-                return RULES.make(spec.rule, spec.parameters, setting=setting_of(plan))
-    except InvalidBudget as error:
+                rule = RULES.make(spec.rule, spec.parameters, setting=setting_of(plan))
+                return AuditedExit(rule) if spec.audited else rule
+    except (InvalidBudget, ValueError) as error:
         raise BadRecord(str(error)) from None
     raise BadRecord(f"no family of rules is named {spec.family[:64]!r}")
 

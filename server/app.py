@@ -17,10 +17,13 @@ from starlette.routing import Route
 from suffice.server.config import Config, ConfigError
 from suffice.server.errors import ApiError, InternalError, MethodNotAllowed, Overloaded, RouteNotFound
 from suffice.server.gateway.dialects import DIALECTS
+from suffice.server.gateway.experience import Experience
 from suffice.server.gateway.forward import CountTokensEndpoint, EmbeddingsEndpoint, list_models
 from suffice.server.gateway.generate import GenerateEndpoint
+from suffice.server.gateway.hindsight import show_alarms
 from suffice.server.gateway.service import Service
 from suffice.server.gateway.upstream import Upstream
+from suffice.server.gateway.verifying import Verifiers
 from suffice.server.ledger.keys import KeyStore
 from suffice.server.ledger.ledger import Ledger, LedgerUnavailable
 from suffice.server.telemetry.eventlog import EventLog
@@ -48,7 +51,8 @@ def create_app(config: Config, data_dir: Path) -> FastAPI:
         service = await _start(config, data_dir)
         app.state.service = service
         _add_routes(app, service)
-        watchers = [asyncio.create_task(service.watch_upstream()), asyncio.create_task(service.watch_loop())]
+        watching = (service.watch_upstream(), service.watch_loop(), service.experience.watch())
+        watchers = [asyncio.create_task(watch) for watch in watching]
         try:
             yield
         finally:
@@ -56,6 +60,8 @@ def create_app(config: Config, data_dir: Path) -> FastAPI:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
+            service.experience.save()
+            await service.verifiers.close()
             await service.upstream.close()
             await service.ledger.close()
             service.keys.close()
@@ -73,9 +79,8 @@ def create_app(config: Config, data_dir: Path) -> FastAPI:
 
 
 async def _start(config: Config, data_dir: Path) -> Service:
-    data_dir.mkdir(parents=True, exist_ok=True)
     section = config.upstreams[0]
-    keys = KeyStore(data_dir)
+    keys = KeyStore(data_dir)  # makes the directory where there is none
     metrics = Metrics()
     ledger = await Ledger.open(
         data_dir / "ledger.sqlite",
@@ -83,15 +88,27 @@ async def _start(config: Config, data_dir: Path) -> Service:
         synchronous=config.ledger.synchronous,
     )
     metrics.ledger_settles.labels("recovered").inc(ledger.stats.recovered)
+    upstream = Upstream(section, api_key=_secret(section.api_key), max_connections=config.server.max_connections)
+    experience = Experience(data_dir, audit_risk=config.policies.audit_risk)
+    show_alarms(experience, metrics)
     return Service(
         config=config,
-        upstream=Upstream(section, api_key=_secret(section.api_key), max_connections=config.server.max_connections),
+        upstream=upstream,
+        experience=experience,
+        verifiers=_verifiers(config, upstream, metrics),
         ledger=ledger,
         keys=keys,
         metrics=metrics,
         event_log=EventLog(data_dir / "events.jsonl") if config.telemetry.event_log else None,
         salt_key=hashlib.sha256(b"cache salt" + (data_dir / "pepper").read_bytes()).digest(),
     )
+
+
+def _verifiers(config: Config, upstream: Upstream, metrics: Metrics) -> Verifiers:
+    try:
+        return Verifiers(config.policies.verifiers, upstream, metrics, _secret)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"policies.verifiers: {error}") from error
 
 
 def _secret(reference: str | None) -> str | None:

@@ -12,7 +12,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from suffice.policies.budget import Budget
-from suffice.server.gateway.field import AnswerField, EarlyExitField, SamplingField, WithParameters
+from suffice.server.gateway.field import (  # noqa: TC002 - pydantic resolves them at run time
+    AnswerField,
+    EarlyExitField,
+    SamplingField,
+    WithParameters,
+)
 
 Tokens = Annotated[int, Field(ge=1)]
 

@@ -12,11 +12,14 @@ from rich.console import Console
 from suffice.policies.answers import READERS
 from suffice.policies.errors import InvalidBudget
 from suffice.policies.sampling import RULES
+from suffice.server.config import ConfigError, load
 from suffice.server.replay.allocate import replay_allocation
 from suffice.server.replay.bootstrap import Bootstrap
 from suffice.server.replay.files import VotesFileError, read_votes
 from suffice.server.replay.frontier import PlotUnavailable, draw_frontier
-from suffice.server.replay.table import traces_table, votes_table
+from suffice.server.replay.log_files import LogFileError, read_log
+from suffice.server.replay.policies import compare
+from suffice.server.replay.table import policy_table, traces_table, votes_table
 from suffice.server.replay.trace_files import BadTraces, read_traces
 from suffice.server.replay.traces import Replayer, measures
 from suffice.server.replay.traces import choose as choose_stopping
@@ -35,6 +38,10 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options
     traces: Annotated[
         Path | None, typer.Option(help="Recorded samples with their tokens; replays stopping rules instead.")
     ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="An event log (events.jsonl); tells what --policy would have done instead.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Another operator's file, for --log.")] = None,
     cap: Annotated[int | None, typer.Option(min=1, help="Cap on thoughts that stopping rules are told of.")] = None,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files of the same kind.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(RULES.kinds)}; repeatable.")] = None,
@@ -57,6 +64,13 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options
     plot: Annotated[Path | None, typer.Option(help="Also write a picture (PNG) of each rule's trade-off.")] = None,
 ) -> None:
     """Replay vote rules on recorded samples: samples, tokens saved, agreement, accuracy, certificates."""
+    if (log is None) != (policy is None):
+        raise typer.BadParameter("--log LOG and --policy FILE go together")
+    if log is not None and policy is not None:
+        if votes or traces or more or rule or param or plot is not None:
+            raise typer.BadParameter("--log and --policy stand alone")
+        _replay_log(log, policy, seed=seed, as_json=as_json)
+        return
     if traces is not None:
         if votes or more or plot is not None:
             raise typer.BadParameter("--traces stands alone: no votes, no plot")
@@ -93,6 +107,20 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options
         return
     drawn = max(len(order) for item in shuffled for order in item.orders)
     Console().print(votes_table(results, questions=len(questions), permutations=orders, most=drawn, wave=wave))
+
+
+def _replay_log(file: Path, policy: Path, *, seed: int, as_json: bool) -> None:
+    """Replay recorded requests under another operator's file."""
+    try:
+        compared = compare(read_log(file), load(policy))
+    except (LogFileError, ConfigError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise typer.Exit(2) from None
+    shown = compared.to_json(seed)
+    if as_json:
+        print(json.dumps(shown))  # noqa: T201
+        return
+    Console().print(policy_table(shown))
 
 
 def _replay_traces(

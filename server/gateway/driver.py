@@ -15,7 +15,6 @@ from suffice.policies.decisions import Abort, Action, Complete, Open, Probe, Rea
 from suffice.policies.errors import IllegalEvent
 from suffice.policies.events import (
     AnyEvent,
-    Chunk,
     ClientGone,
     EndReason,
     EngineClosed,
@@ -27,6 +26,7 @@ from suffice.policies.events import (
 )
 from suffice.server import errors
 from suffice.server.gateway.dialects.base import Reading, Segment
+from suffice.server.gateway.examining import Vote
 from suffice.server.gateway.listening import Listener
 from suffice.server.gateway.probing import ProbeReading, probe_body
 from suffice.server.gateway.signals import Signals
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from suffice.policies.chain import Chain
+    from suffice.policies.recording import Recorder
     from suffice.server.gateway.dialects.base import Answer, Call, Dialect
     from suffice.server.gateway.engine_link import EngineLink, Lease
+    from suffice.server.gateway.examining import Examiner
     from suffice.server.gateway.facts import Served
+    from suffice.server.gateway.judging import Judge
     from suffice.server.gateway.sink import Sink
     from suffice.server.gateway.voting import Ballots
     from suffice.server.telemetry.metrics import Metrics
@@ -59,14 +62,15 @@ class Driver:
         model: What will generate.
         sink: The way to the client.
         upstream_fields: Fields that the gateway sets on every upstream request (cache salt).
+        sample_fields: Fields that it adds to those of samples, where the client has not set them itself.
         upstream_headers: Headers that the gateway sets on them; ``x-request-id`` gets the segment appended.
         clock: Seconds since the request was received.
         metrics: Counters.
         on_progress: Called with prompt and generated tokens whenever they grew.
         log: Where events and decisions are noted; None for nowhere.
-        log_chunks: Whether chunks are noted too.
         signals: Token-wise data that the rules live on.
         ballots: Reader of answers, where samples vote or are probed.
+        examiner: Reader of votes, where that takes asking somebody.
         probe_suffix: Tokens that lead a probe to its answer.
         one_shown: Whether the client sees one sample only, whichever it will be.
         link: The way to running requests inside the engine, where the plan uses it.
@@ -88,10 +92,11 @@ class Driver:
         clock: Callable[[], float],
         metrics: Metrics,
         on_progress: Callable[[int, int], None],
-        log: list[dict[str, Any]] | None,
-        log_chunks: bool,
+        log: Recorder | None,
         signals: Signals | None = None,
         ballots: Ballots | None = None,
+        examiner: Examiner | None = None,
+        sample_fields: dict[str, Any] | None = None,
         probe_suffix: list[int] | None = None,
         one_shown: bool = False,
         link: EngineLink | None = None,
@@ -110,10 +115,12 @@ class Driver:
         self._metrics = metrics
         self._on_progress = on_progress
         self._log = log
-        self._log_chunks = log_chunks
         self._signals = signals or Signals()
         self._listener = Listener(model, self._signals, ballots, counts_tokens=dialect.counts_tokens)
         self._ballots = ballots
+        self._examiner = examiner
+        self._sample_fields = sample_fields or {}
+        self._votes: dict[int, asyncio.Task[None]] = {}
         self._probe_suffix = probe_suffix or []
         self._one_shown = one_shown
         self._link = link
@@ -142,10 +149,15 @@ class Driver:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            tasks = [*self._tasks.values(), *self._probes.values()]
+            tasks = [*self._tasks.values(), *self._probes.values(), *self._votes.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def judge(self) -> Judge | None:
+        """Who told which answers are equal, where somebody did."""
+        return None if self._examiner is None else self._examiner.judge
 
     def now(self) -> float:
         """Seconds since the request was received."""
@@ -172,9 +184,8 @@ class Driver:
 
     def _observe(self, event: AnyEvent) -> None:
         actions = self._chain.observe(event)
-        if self._log is not None and (self._log_chunks or not isinstance(event, Chunk)):
-            self._log.append(event.to_loggable())
-            self._log.extend(action.to_loggable() for action in actions)
+        if self._log is not None:
+            self._log.note(event, actions)
         for action in actions:
             self._perform(action)
 
@@ -187,7 +198,7 @@ class Driver:
             case Signal():
                 self._signal(action)
             case Abort():
-                _cancel_soon(self._tasks[action.sample])
+                _cancel_soon(self._votes.get(action.sample) or self._tasks[action.sample])
             case ReadVote():
                 self._vote(action)
             case SampleDone():
@@ -220,7 +231,7 @@ class Driver:
             arguments = arguments | lease.arguments()
         if arguments and not action.close_thought:
             body["vllm_xargs"] = arguments
-        body = {"model": self._model.name, **body, **self._fields}
+        body = {"model": self._model.name, **self._sample_fields, **body, **self._fields}
         headers = self._named(f"{action.sample}-{action.segment}")
         self._metrics.upstream_requests.labels("resumed" if action.segment else "fresh").inc()
         self._tasks[action.sample] = asyncio.get_running_loop().create_task(
@@ -257,11 +268,35 @@ class Driver:
         self._link.give_back(lease)
 
     def _vote(self, action: ReadVote) -> None:
-        """Report a sample's vote."""
-        sample = action.sample
-        answer = None if self._ballots is None else self._ballots.vote(sample)
-        tokens = self._chain.meter.sample_used(sample)
-        self._observe(Voted(at=self._clock(), sample=sample, answer=answer, tokens=tokens))
+        """Report a sample's vote; later, where reading it takes asking."""
+        if self._examiner is not None:
+            task = asyncio.get_running_loop().create_task(self._examine(self._examiner, action))
+            self._votes[action.sample] = task
+            return
+        self._voted(action.sample, Vote(answer=None if self._ballots is None else self._ballots.vote(action.sample)))
+
+    async def _examine(self, examiner: Examiner, action: ReadVote) -> None:
+        """One vote: from asking to reporting it, exactly once. What was not told in time is not known."""
+        vote = Vote()
+        try:
+            await examiner.examine(action.sample, vote, action.judge_tokens)
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:  # noqa: BLE001 - a vote that is never reported would hold the request for ever
+            _LOG.error("a vote could not be read: %s", type(error).__name__)  # its message may hold text
+        self._voted(action.sample, vote)
+
+    def _voted(self, sample: int, vote: Vote) -> None:
+        self._observe(
+            Voted(
+                at=self._clock(),
+                sample=sample,
+                answer=vote.answer,
+                tokens=self._chain.meter.sample_used(sample),
+                score=vote.score,
+                judge_tokens=vote.judge_tokens,
+            )
+        )
 
     def _probe(self, action: Probe) -> None:
         segment, thought = self._segments[action.sample], self._model.thought

@@ -35,6 +35,7 @@ class Thought:
         close_ids: What the gateway appends to close one.
         close_text: The same as text.
         reopen_ids: What the gateway puts in the place of the closing token to have the model think on.
+        reopen_text: The same as text.
         visible: Whether upstream shows the closing token in its text.
         step_ids: Tokens that end a line or a sentence, for rules that see no text.
     """
@@ -45,6 +46,7 @@ class Thought:
     close_text: str
     visible: bool
     reopen_ids: list[int] = field(default_factory=list)
+    reopen_text: str = ""
     step_ids: list[int] = field(default_factory=list)
 
 
@@ -143,6 +145,7 @@ async def _probe(upstream: Upstream, section: UpstreamSection, name: str, card: 
             close_text=section.think_end,
             visible=visible,
             reopen_ids=await tokens_of(upstream, name, section.think_on),
+            reopen_text=section.think_on,
             step_ids=sorted({ids[0] for ids in endings if len(ids) == 1}),
         )
     plain = {"model": name, "prompt": "a", "max_tokens": 1}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from suffice.policies.chain import Chain
 from suffice.policies.errors import InvalidBudget
 from suffice.policies.plan import ThinkingCap
+from suffice.policies.recording import Recorder, watched
 from suffice.server.errors import (
     ApiError,
     BudgetExhausted,
@@ -20,27 +21,32 @@ from suffice.server.errors import (
     Overloaded,
     RateLimited,
 )
+from suffice.server.gateway import hindsight, sse
 from suffice.server.gateway import receipt as receipts
-from suffice.server.gateway import sse
 from suffice.server.gateway.driver import Driver
+from suffice.server.gateway.examining import examiner_for
 from suffice.server.gateway.intake import ClientLeft, parse_object, read_body
+from suffice.server.gateway.planned import planned
 from suffice.server.gateway.planner import find_model, plan_request, preset_name, prompt_estimate
 from suffice.server.gateway.presenting import WinnerAnswer
+from suffice.server.gateway.rulesets import make_rules
 from suffice.server.gateway.service import PRIORITIES
 from suffice.server.gateway.signals import Signals
 from suffice.server.gateway.sink import CLIENT_LEFT, Sink
 from suffice.server.gateway.voting import Ballots
-from suffice.server.gateway.wishes import make_rules, wishes_of
+from suffice.server.gateway.wishes import answer_kind, wishes_of
 from suffice.server.ledger.amounts import Amount, Denied
 from suffice.server.ledger.ledger import LedgerUnavailable
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from suffice.policies.plan import Plan
+    from suffice.policies.stopping.lengths import RouteLengths
     from suffice.server.gateway.dialects.base import Answer, Call, Dialect
     from suffice.server.gateway.facts import Served
+    from suffice.server.gateway.rulesets import RuleSet
     from suffice.server.gateway.service import Service
-    from suffice.server.gateway.wishes import RuleSet, Wishes
+    from suffice.server.gateway.wishes import Wishes
     from suffice.server.ledger.amounts import Account
     from suffice.server.ledger.keys import KeyRecord
 
@@ -96,8 +102,8 @@ class _Request:
         self.model_label = "none"
 
     def elapsed(self) -> float:
-        """Seconds since the request was received."""
-        return time.monotonic() - self._began
+        """Seconds since the request was received; to a microsecond, so that a log tells it as it was decided by."""
+        return round(time.monotonic() - self._began, 6)
 
     async def answer(self) -> None:
         """Do everything.
@@ -119,11 +125,15 @@ class _Request:
         preset = preset_name(config, call, None if header is None else header.decode("latin-1"))
         wishes = self._wishes(call, preset, model)
         plan = await self._plan(call, key, model, preset, wishes)
-        ruled = make_rules(wishes, plan, lengths=None)
+        lengths = service.experience.lengths(key.id, self._dialect.name, model.name)
+        ruled = make_rules(wishes, plan, lengths)
         suffix = await service.suffix(model, wishes) if plan.probe_tokens else []
         outcome = "failed"
-        chain = Chain(plan, ruled.rules)
+        # Rules that live on text are watched, so that the log tells what they wanted and not what they saw.
+        chain = Chain(plan, ruled.rules if service.event_log is None else watched(ruled.rules))
         ballots = _ballots(ruled, model)
+        begin = planned(config, self._dialect, call, key, model, preset, wishes, plan, ruled.rules, at=self.elapsed())
+        begin |= {"policy_version": service.version}
         driver, log = self._driver(call, model, chain, service.cache_salt(key), wishes, ruled, ballots, suffix)
         # Nothing may stand between the reservation and the block that settles it.
         await self._reserve(service.keys.accounts(key), plan)
@@ -137,6 +147,7 @@ class _Request:
             # Shielded: the account is settled once whatever happens to this task meanwhile.
             await asyncio.shield(self._settle(used, outcome))
         self._choose(ruled)
+        audit = self._look_back(chain, ruled, wishes, ballots, model, lengths)
         receipt = receipts.build(
             chain,
             draw=ruled.draw,
@@ -146,8 +157,11 @@ class _Request:
             version=service.version,
             wall_s=self.elapsed(),
             estimated=estimated,
+            audit=audit,
+            judge=driver.judge,
         )
-        self._record(chain, driver, receipt, outcome, log)
+        self._record(chain, driver)
+        self._log(begin, log, receipt, outcome, ballots)
         await self._finish(driver, call, chain, receipt)
 
     async def refuse(self, error: ApiError) -> None:
@@ -161,8 +175,16 @@ class _Request:
             await self._sink.end_stream(self._answer.broken(error.body()))
 
     def _wishes(self, call: Call, preset: str, model: Served) -> Wishes:
+        config = self._service.config
         try:
-            return wishes_of(self._service.config, call, preset, frozenset(model.plugin.rules))
+            return wishes_of(
+                config,
+                call,
+                preset,
+                frozenset(model.plugin.rules),
+                prior_of=functools.partial(self._service.experience.prior, model.name),
+                audited=hindsight.drawn_for_audit(self._id, config.policies.audit_share),
+            )
         except InvalidBudget as error:
             raise InvalidRequest(str(error), param=error.param) from None
 
@@ -223,13 +245,15 @@ class _Request:
         ruled: RuleSet,
         ballots: Ballots | None,
         suffix: list[int],
-    ) -> tuple[Driver, list[dict[str, Any]] | None]:
+    ) -> tuple[Driver, Recorder | None]:
         service = self._service
-        headers = {"x-request-id": self._id}
+        headers, fields = {"x-request-id": self._id}, {"cache_salt": salt}
         priority = PRIORITIES[call.field.service_class]
         if model.priority and priority:
             headers["x-vllm-priority"] = str(priority)
-        log: list[dict[str, Any]] | None = [] if service.event_log is not None else None
+        log = None
+        if service.event_log is not None:
+            log = Recorder(chain.rules, each_chunk=service.config.telemetry.event_log_chunks)
         created = int(time.time())
         build = functools.partial(self._dialect.answer, call, self._id, created, model)
         self._answer = WinnerAnswer(build) if wishes.one_shown else build()
@@ -241,21 +265,37 @@ class _Request:
             upstream=service.upstream,
             model=model,
             sink=self._sink,
-            upstream_fields={"cache_salt": salt},
+            upstream_fields=fields,
             upstream_headers=headers,
             clock=self.elapsed,
             metrics=service.metrics,
             on_progress=self._progress,
             log=log,
-            log_chunks=service.config.telemetry.event_log_chunks,
-            signals=Signals.of(_needs_here(ruled), model.thought),
+            signals=Signals.of(ruled.needs, model.thought, ruled.top),
             ballots=ballots,
+            examiner=examiner_for(service, call, wishes, ballots, fields, headers),
+            sample_fields=ruled.sample_fields(chain.plan, tells_tokens=self._dialect.facts(call).tells_tokens),
             probe_suffix=suffix,
             one_shown=wishes.one_shown,
             link=service.link if chain.plan.close_by is ThinkingCap.ENGINE or wishes.in_engine else None,
             engine_arguments=wishes.engine_arguments(_step_ids(model)) if model.plugin.rules else None,
         )
         return driver, log
+
+    def _look_back(
+        self,
+        chain: Chain,
+        ruled: RuleSet,
+        wishes: Wishes,
+        ballots: Ballots | None,
+        model: Served,
+        lengths: RouteLengths,
+    ) -> dict[str, Any] | None:
+        """Learn from the request; what its audit found, where it was audited."""
+        experience = self._service.experience
+        hindsight.learn_lengths(experience, lengths, chain)
+        hindsight.learn_vote(experience, model.name, answer_kind(wishes), ruled, chain)
+        return hindsight.audit(experience, ruled, chain, ballots, self._service.metrics)
 
     def _progress(self, prompt_tokens: int, generated: int) -> None:
         if self._held is not None and prompt_tokens:
@@ -338,9 +378,7 @@ class _Request:
             first = await self._service.ledger.settle(self._id, used, outcome)
         self._service.metrics.ledger_settles.labels("first" if first else "duplicate").inc()
 
-    def _record(
-        self, chain: Chain, driver: Driver, receipt: dict[str, Any], outcome: str, log: list[dict[str, Any]] | None
-    ) -> None:
+    def _record(self, chain: Chain, driver: Driver) -> None:
         metrics = self._service.metrics
         metrics.tokens.labels("prompt").inc(chain.prompt_tokens)
         metrics.tokens.labels("completion").inc(chain.meter.used)
@@ -353,11 +391,24 @@ class _Request:
             metrics.not_applied.labels(item.rule).inc()
         if driver.first_token_s is not None:
             metrics.first_token.labels(self._dialect.name).observe(driver.first_token_s)
-        if self._service.event_log is not None and log is not None:
-            log.append(
-                {"event": "Settled", "at": self.elapsed(), "outcome": outcome, "receipt": receipts.loggable(receipt)}
-            )
-            self._service.event_log.write(self._id, log)
+
+    def _log(
+        self,
+        begin: dict[str, Any],
+        log: Recorder | None,
+        receipt: dict[str, Any],
+        outcome: str,
+        ballots: Ballots | None,
+    ) -> None:
+        """Write the request's lines: what was planned, what happened and was decided, and what came of it."""
+        if self._service.event_log is None or log is None:
+            return
+        log.flush()
+        last = {"event": "Settled", "at": self.elapsed(), "outcome": outcome, "receipt": receipts.loggable(receipt)}
+        if ballots is not None:
+            # By number, so that replay can compare answers without seeing any.
+            last["answers"] = [ballots.vote(sample) for sample in range(receipt["spent"]["samples"])]
+        self._service.event_log.write(self._id, [begin, *log.records, last])
 
     async def _finish(self, driver: Driver, call: Call, chain: Chain, receipt: dict[str, Any]) -> None:
         """Send what ends the answer.
@@ -393,8 +444,3 @@ def _ballots(ruled: RuleSet, model: Served) -> Ballots | None:
 
 def _step_ids(model: Served) -> list[int]:
     return [] if model.thought is None else model.thought.step_ids
-
-
-def _needs_here(ruled: RuleSet) -> frozenset[str]:
-    """What the rules that run in the gateway live on."""
-    return frozenset().union(*(getattr(rule, "needs", frozenset()) for rule in ruled.rules))

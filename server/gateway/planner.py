@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from suffice.server.config import Config
     from suffice.server.gateway.dialects.base import Call, Dialect
     from suffice.server.gateway.facts import Served
-    from suffice.server.gateway.wishes import Wishes
+    from suffice.server.gateway.wishes import Wanting, Wishes
     from suffice.server.ledger.keys import KeyRecord
 
 TEMPLATE_SLACK = 64
@@ -73,22 +73,62 @@ def plan_request(
     Raises:
         InvalidRequest: They leave no room for an answer.
     """
-    section = config.models.get(model.name)
+    asked = asked_of(
+        config,
+        call,
+        key_limits(key),
+        model.name,
+        preset,
+        wishes,
+        prompt_tokens=prompt_estimate(call, model) if prompt_tokens is None else prompt_tokens,
+        prompt_exact=prompt_tokens is not None,
+    )
+    try:
+        return make_plan(asked, model.facts(), dialect.facts(call))
+    except PromptTooLong as error:
+        raise ContextExceeded(str(error), param=error.param) from None
+    except InvalidBudget as error:
+        raise InvalidRequest(str(error), param=error.param, code="impossible_budget") from None
+
+
+def key_limits(key: KeyRecord) -> Budget:
+    """The ceilings of a key."""
+    return Budget(
+        total_tokens=key.max_total_tokens,
+        thinking_tokens=key.max_thinking_tokens,
+        samples=key.max_samples,
+        deadline_ms=key.max_deadline_ms,
+    )
+
+
+def asked_of(
+    config: Config,
+    call: Wanting,
+    key: Budget,
+    model: str,
+    preset: str,
+    wishes: Wishes,
+    *,
+    prompt_tokens: int,
+    prompt_exact: bool,
+) -> Asked:
+    """Every source of a limit in order of authority, and what else the pure layer must know of a request.
+
+    Args:
+        config: The operator's ceilings, presets and effort table.
+        call: What the request says of limits and rules.
+        key: The ceilings of its key.
+        model: Name of the model that will answer.
+        preset: The preset in force.
+        wishes: The rules that it is to run.
+        prompt_tokens: Length of all prompts, or an upper estimate.
+        prompt_exact: Which of the two.
+    """
+    section = config.models.get(model)
     effort_table: dict[str, int | None] = {str(effort): cap for effort, cap in config.policies.effort.items()}
     if section is not None and section.effort is not None:
         effort_table |= section.effort
-    sources: list[tuple[str, Budget]] = [
-        (
-            "key",
-            Budget(
-                total_tokens=key.max_total_tokens,
-                thinking_tokens=key.max_thinking_tokens,
-                samples=key.max_samples,
-                deadline_ms=key.max_deadline_ms,
-            ),
-        ),
-        ("gateway", config.policies.ceilings.budget()),
-    ]
+    sources: list[tuple[str, Budget]] = [("key", key), ("gateway", config.policies.ceilings.budget())]
     if section is not None:
         sources.append(("model", section.ceilings.budget()))
     sources.append(("request", call.field.limits()))
@@ -105,11 +145,11 @@ def plan_request(
             deadline_ms=preset_budget.deadline_ms,
         )
     sources.append(("preset", preset_budget))
-    asked = Asked(
+    return Asked(
         samples=call.samples,
         prompts=len(call.prompts),
-        prompt_tokens=prompt_estimate(call, model) if prompt_tokens is None else prompt_tokens,
-        prompt_exact=prompt_tokens is not None,
+        prompt_tokens=prompt_tokens,
+        prompt_exact=prompt_exact,
         explicit_length=call.explicit_max,
         sources=tuple(sources),
         reserve_default=config.policies.answer_reserve,
@@ -118,13 +158,10 @@ def plan_request(
         closes=wishes.closes,
         extends=Need.PAUSE_AT_CLOSE in wishes.needs,
         in_engine=wishes.in_engine,
+        closer=wishes.closer,
+        judge_tokens=0 if wishes.judge is None else wishes.judge.max_tokens,
+        hints=wishes.hints,
     )
-    try:
-        return make_plan(asked, model.facts(), dialect.facts(call))
-    except PromptTooLong as error:
-        raise ContextExceeded(str(error), param=error.param) from None
-    except InvalidBudget as error:
-        raise InvalidRequest(str(error), param=error.param, code="impossible_budget") from None
 
 
 def find_model(served: dict[str, Served], name: str) -> Served:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from suffice.policies.chain import Chain
     from suffice.policies.sampling.draw import Draw
     from suffice.server.config import Config
+    from suffice.server.gateway.judging import Judge
     from suffice.server.gateway.voting import Ballots
 
 
@@ -30,7 +31,7 @@ def usage(chain: Chain) -> dict[str, int]:
     }
 
 
-def build(
+def build(  # noqa: PLR0913 - a receipt is where everything of a request meets
     chain: Chain,
     *,
     draw: Draw | None = None,
@@ -40,6 +41,8 @@ def build(
     version: str,
     wall_s: float,
     estimated: bool,
+    audit: dict[str, Any] | None = None,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """The receipt of a request that is over.
 
@@ -52,6 +55,8 @@ def build(
         version: Name of the rules in force.
         wall_s: Seconds from receipt to the end.
         estimated: Whether the tokens of a cut stream were estimated because its API does not tell them.
+        audit: What an audit found: the request ran in full to see what its rules would have changed.
+        judge: Who told which answers are equal, where somebody did.
     """
     plan = chain.plan
     receipt: dict[str, Any] = {
@@ -79,6 +84,10 @@ def build(
     }
     if draw is not None and ballots is not None:
         receipt["votes"] = _votes(draw, ballots)
+        if judge is not None:
+            receipt["votes"]["judge"] = {"name": judge.name, "asked": judge.asked, "merged": judge.merged}
+    if audit is not None:
+        receipt["audited"] = audit
     if plan.not_applied:
         receipt["not_applied"] = [{"rule": item.rule, "why": item.why} for item in plan.not_applied]
     if estimated:

@@ -19,7 +19,9 @@ from suffice.server.gateway.receipt import policy_version
 if TYPE_CHECKING:
     from suffice.server.config import Config
     from suffice.server.gateway.driver import Driver
+    from suffice.server.gateway.experience import Experience
     from suffice.server.gateway.upstream import Upstream
+    from suffice.server.gateway.verifying import Verifiers
     from suffice.server.gateway.wishes import Wishes
     from suffice.server.ledger.keys import KeyRecord, KeyStore
     from suffice.server.ledger.ledger import Ledger
@@ -42,6 +44,8 @@ class Service:
         drivers: Requests that are being driven.
         draining: Whether new requests are refused because the server is going down.
         link: The way to running requests inside the engine; None where suffice's plugin is not loaded there.
+        experience: What past requests taught.
+        verifiers: Who scores answers.
     """
 
     config: Config
@@ -50,6 +54,8 @@ class Service:
     keys: KeyStore
     metrics: Metrics
     event_log: EventLog | None
+    experience: Experience
+    verifiers: Verifiers
     salt_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     served: dict[str, Served] = field(default_factory=dict)
     drivers: set[Driver] = field(default_factory=set)
@@ -142,12 +148,12 @@ class Service:
         self.draining = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.server.drain_s
-        while self.drivers and loop.time() < deadline:
+        while self.drivers and loop.time() < deadline:  # noqa: ASYNC110 - once in a server's life
             await asyncio.sleep(0.05)
         for driver in tuple(self.drivers):
             driver.interrupt(Draining(at=driver.now()))
         deadline = loop.time() + _LAST_WORDS_S
-        while self.drivers and loop.time() < deadline:
+        while self.drivers and loop.time() < deadline:  # noqa: ASYNC110 - once in a server's life
             await asyncio.sleep(0.05)
 
 

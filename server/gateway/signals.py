@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from suffice.server.gateway.facts import Thought
 
+_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""The APIs that tell log-probabilities token by token."""
+
 TOP = 5
 """Most likely tokens that a confidence is a mean over."""
 
@@ -35,13 +38,19 @@ class Signals:
     close_text: str = ""
 
     @classmethod
-    def of(cls, needs: Iterable[str], thought: Thought | None) -> Signals:
-        """The signals behind the words that rules use for their needs."""
+    def of(cls, needs: Iterable[str], thought: Thought | None, top: int = TOP) -> Signals:
+        """The signals behind the words that rules use for their needs.
+
+        Args:
+            needs: Those words.
+            thought: The model's thinking tokens, where it has any.
+            top: Most likely tokens of each position that the rules look at, where they look at any.
+        """
         words = set(needs)
         close = thought is not None and "close_logprob" in words
         return cls(
             logprobs="logprobs" in words,
-            top=TOP if "top_logprobs" in words else 0,
+            top=top if "top_logprobs" in words else 0,
             close_id=thought.end_id if close and thought is not None else None,
             close_text=thought.close_text if close and thought is not None else "",
         )
@@ -51,15 +60,17 @@ class Signals:
 
     def ask(self, path: str, body: dict[str, Any]) -> None:
         """Add what is wanted to an upstream request; what the client asked for itself stays."""
-        if not self:
+        if not self or path not in _PATHS:
             return
         if path == "/v1/chat/completions":
             own = body.get("top_logprobs") or 0
             body["logprobs"] = True
             body["top_logprobs"] = max(own, self.top)
         else:
-            body["logprobs"] = max(body.get("logprobs") or 0, self.top, 1)
-        if self.close_id is not None and not self.top:
+            own = body.get("logprobs") or 0
+            body["logprobs"] = max(own, self.top, 1)
+        if self.close_id is not None and not (own or self.top):
+            # It stands in the place of the most likely tokens; where those are wanted, it is looked for among them.
             body["logprob_token_ids"] = [self.close_id]
 
     def read(self, choice: dict[str, Any]) -> TokenData:
@@ -77,8 +88,13 @@ class Signals:
         return TokenData(
             logprobs=tuple(chosen),
             confidences=tuple(_confidence(top, self.top) for top in tops) if self.top else (),
-            close_logprobs=tuple(top.get(self.close_text, FLOOR) for top in tops) if self.close_id is not None else (),
+            close_logprobs=tuple(self._close(top) for top in tops) if self.close_id is not None else (),
         )
+
+    def _close(self, top: dict[str, float]) -> float:
+        """The closing token's log-probability; a client may have asked for tokens by number instead of by text."""
+        found = top.get(self.close_text)
+        return top.get(f"token_id:{self.close_id}", FLOOR) if found is None else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

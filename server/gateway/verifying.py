@@ -112,7 +112,7 @@ class Verifiers:
     ) -> None:
         self._metrics = metrics
         self._checks = {name: _check(section, upstream, secret) for name, section in sections.items()}
-        self._times = {name: getattr(section, "timeout_s", _LONGEST) for name, section in sections.items()}
+        self._times = {name: _time(section) for name, section in sections.items()}
 
     async def score(self, name: str, call: Call, answer: str) -> float | None:
         """What a verifier says of an answer; None where it says nothing in time. Never raises but when cancelled."""
@@ -153,6 +153,17 @@ def _check(section: Verifier, upstream: Upstream, secret: Callable[[str | None],
             return UnitTestCheck(section)
         case _:
             assert_never(section)
+
+
+def _time(section: Verifier) -> float:
+    match section:
+        case SchemaVerifier():
+            return _LONGEST
+        case UnitTestVerifier():
+            # Half of it is for waiting until the runs before are through; a run limits itself.
+            return 2 * section.timeout_s
+        case _:
+            return section.timeout_s
 
 
 def _client(url: str, api_key: str | None) -> Upstream:

@@ -66,9 +66,13 @@ class Ballots:
         text = "".join(said.text)
         return text if self.close_text is None else text.rpartition(self.close_text)[2]
 
+    def key(self, sample: int) -> str | None:
+        """The sample's answer as equal answers have it; None where there is no answer to read."""
+        return self.reader.read(self.text(sample))
+
     def vote(self, sample: int) -> int | None:
         """The class of the sample's answer; None where there is no answer to read."""
-        return self.classify(self.text(sample))
+        return self.classes.of(self.key(sample))
 
     def classify(self, text: str) -> int | None:
         """The class of the answer in a text; None where there is none to read."""

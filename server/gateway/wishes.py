@@ -7,31 +7,68 @@ not be here: rules themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from suffice.policies import sampling, stopping
-from suffice.policies.answers import READERS
 from suffice.policies.errors import InvalidBudget
-from suffice.policies.plan import Draws, ThinkingCap
-from suffice.policies.sampling import Draw
+from suffice.policies.plan import GUARDS, Draws, NotApplied
+from suffice.policies.sampling.bayesian import Bayesian
 from suffice.policies.stopping.family import Need, Setting, needs_of
+from suffice.server.gateway.rulesets import JUDGE, draw_of, reader_of, stopping_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
 
-    from suffice.policies.answers import Reader
-    from suffice.policies.chain import Rule
-    from suffice.policies.plan import Plan
-    from suffice.policies.stopping.family import StoppingRule
-    from suffice.policies.stopping.lengths import RouteLengths
-    from suffice.server.config import Config
-    from suffice.server.gateway.dialects.base import Call
-    from suffice.server.gateway.field import AnswerField, EarlyExitField, SamplingField
+    from suffice.policies.budget import Budget
+    from suffice.policies.sampling import Draw, Prior
+    from suffice.server.config import Config, JudgeSection
+    from suffice.server.gateway.field import AnswerField, EarlyExitField, SamplingField, SufficeField
+
+
+class Wanting(Protocol):
+    """What a request says of limits and rules: a checked call, or the record of one."""
+
+    @property
+    def field(self) -> SufficeField:
+        """The ``suffice`` field."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """``n``."""
+        ...
+
+    @property
+    def prompts(self) -> Sequence[Any]:
+        """The prompts."""
+        ...
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it asks for temperature 0."""
+        ...
+
+    @property
+    def sources(self) -> Sequence[tuple[str, Budget]]:
+        """Limits in the standard fields, each with the field's name."""
+        ...
+
+    @property
+    def effort(self) -> str | None:
+        """``reasoning_effort`` and its likes."""
+        ...
+
+    @property
+    def explicit_max(self) -> bool:
+        """Whether the client itself named the length of an answer."""
+        ...
+
 
 NO_RULE = "none"
 """Name by which a request declines a rule that its preset or the operator would run."""
+
+_MOST_FORECAST = 128
+"""Largest vote that a learned prior is worked out for; the work grows with its square."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +82,10 @@ class Wishes:
         guards: Rules that run beside them, with their parameters.
         needs: What all of them live on.
         engine_rules: Rules that upstream's engine can run.
+        judge: The model that tells which answers are equal, where one does.
+        prior: What past votes of the same kind taught, for the rule that learns.
+        audited: Whether the request runs in full, its rules being asked only what they would have done.
+        hints: What will not do what the caller may expect.
     """
 
     sampling: SamplingField | None
@@ -53,12 +94,21 @@ class Wishes:
     guards: dict[str, dict[str, Any]]
     needs: frozenset[Need] = frozenset()
     engine_rules: frozenset[str] = frozenset()
+    judge: JudgeSection | None = None
+    prior: Prior | None = None
+    audited: bool = False
+    hints: tuple[NotApplied, ...] = ()
 
     @property
     def draws(self) -> Draws | None:
         """Sampling, as the plan needs to know it."""
         wish = self.sampling
-        return None if wish is None else Draws(most=wish.most, first=lambda most: _draw(wish, most).first)
+        return None if wish is None else Draws(most=wish.most, first=lambda most: draw_of(self, wish, most).first)
+
+    @property
+    def closer(self) -> str:
+        """What the rules that close thoughts are called in a receipt that says they could not be applied."""
+        return "early_exit" if self.early_exit is not None else GUARDS
 
     @property
     def in_engine(self) -> tuple[str, ...]:
@@ -88,12 +138,28 @@ class Wishes:
         return self.sampling is not None and self.sampling.returns == "winner"
 
 
-def wishes_of(config: Config, call: Call, preset: str, engine_rules: frozenset[str]) -> Wishes:
+def wishes_of(
+    config: Config,
+    call: Wanting,
+    preset: str,
+    engine_rules: frozenset[str],
+    *,
+    prior_of: Callable[[str], Prior | None] | None = None,
+    audited: bool = False,
+) -> Wishes:
     """Merge the sources; the nearest to the request wins, and it can decline with the rule ``none``.
 
+    Args:
+        config: The operator's file.
+        call: What the request says.
+        preset: The preset in force.
+        engine_rules: Rules that upstream's engine can run.
+        prior_of: What past votes taught, by kind of answer.
+        audited: Whether the request was drawn for an audit.
+
     Raises:
-        InvalidBudget: A rule, a parameter or a kind of answer does not exist or is out of range, or ``n`` is asked
-            for beside a sampling rule.
+        InvalidBudget: A rule, a parameter, a verifier, a judge or a kind of answer does not exist or is out of range,
+            or ``n`` is asked for beside a sampling rule.
     """
     asked, chosen, policies = call.field, config.presets[preset], config.policies
     drawing = asked.sampling or chosen.sampling or policies.sampling
@@ -106,84 +172,73 @@ def wishes_of(config: Config, call: Call, preset: str, engine_rules: frozenset[s
         sampling=None if drawing is None or drawing.rule == NO_RULE else drawing,
         early_exit=None if leaving is None or leaving.rule == NO_RULE else leaving,
         answer=asked.answer or chosen.answer or policies.answer,
-        guards={name: guard.parameters() for name, guard in policies.guards.items()},
-    )
-    # A draft of every rule finds faults before anything is reserved, and tells what the rules live on.
-    _reader(wishes)
-    needs = needs_of(_stopping(wishes, Setting()))
-    if wishes.sampling is not None:
-        needs |= getattr(_draw(wishes.sampling, wishes.sampling.most).rule, "needs", frozenset())
-    return Wishes(
-        sampling=wishes.sampling,
-        early_exit=wishes.early_exit,
-        answer=wishes.answer,
-        guards=wishes.guards,
-        needs=needs,
+        guards={name: guard.parameters() for name, guard in (policies.guards | chosen.guards).items()},
         engine_rules=engine_rules,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleSet:
-    """The rules of one request.
-
-    Attributes:
-        rules: All of them, in order of precedence.
-        draw: The one that draws samples and knows the winner.
-        reader: Reads answers, where a rule compares any.
-    """
-
-    rules: Sequence[Rule] = ()
-    draw: Draw | None = None
-    reader: Reader | None = None
-
-
-def make_rules(wishes: Wishes, plan: Plan, lengths: RouteLengths | None) -> RuleSet:
-    """Build what was wished for, as far as the plan says that it can be applied.
-
-    Args:
-        wishes: What was asked for.
-        plan: The limits in force.
-        lengths: How long thoughts and answers of the same route were.
-    """
-    rules: list[Rule] = []
-    draw = None
-    if wishes.sampling is not None:
-        draw = _draw(wishes.sampling, plan.most_samples)
-        rules.append(draw)
-    reserve = plan.limits.get("answer_reserve")
-    setting = Setting(
-        thinking_tokens=plan.thinking_tokens,
-        sample_tokens=plan.sample_tokens,
-        answer_reserve=0 if reserve is None else reserve.value,
-        deadline_s=plan.deadline_s,
-        lengths=lengths,
+    # A draft of every rule finds faults before anything is reserved, and tells what the rules live on.
+    reader_of(wishes)
+    needs = needs_of(stopping_rules(wishes, Setting()))
+    hints: tuple[NotApplied, ...] = ()
+    prior = None
+    drawn = wishes.sampling
+    if drawn is not None:
+        draft = draw_of(wishes, drawn, drawn.most)
+        needs |= draft.needs
+        hints = _sampling_hints(drawn, draft, config.policies.verifiers, greedy=call.greedy)
+        if prior_of is not None and drawn.rule == Bayesian.name and drawn.most <= _MOST_FORECAST:
+            prior = prior_of(answer_kind(wishes))
+    return replace(
+        wishes,
+        needs=needs,
+        judge=_judge(wishes, config.policies.judges),
+        prior=prior,
+        audited=audited,
+        hints=hints,
     )
-    if plan.close_by is not ThinkingCap.NONE:
-        rules += [rule for rule in _stopping(wishes, setting) if rule.name not in wishes.in_engine]
-    reads = draw is not None or Need.PROBES in wishes.needs
-    return RuleSet(rules=rules, draw=draw, reader=_reader(wishes) if reads else None)
 
 
-def _stopping(wishes: Wishes, setting: Setting) -> list[StoppingRule]:
-    rules = [stopping.GUARDS.make(name, given, setting=setting) for name, given in wishes.guards.items()]
-    if wishes.early_exit is not None:
-        exits = wishes.early_exit
-        rules.append(stopping.RULES.make(exits.rule, exits.parameters(), setting=setting))
-    return rules
+def answer_kind(wishes: Wishes) -> str:
+    """How answers are read, by name."""
+    return "exact" if wishes.answer is None else wishes.answer.kind
 
 
-def _draw(wish: SamplingField, most: int) -> Draw:
-    rule = sampling.RULES.make(wish.rule, wish.parameters(), most=most)
-    return Draw(rule, wave=wish.wave, most=most)
+def _sampling_hints(
+    wish: SamplingField, draw: Draw, verifiers: Mapping[str, Any], *, greedy: bool
+) -> tuple[NotApplied, ...]:
+    """What a caller may expect of its samples in vain.
+
+    Raises:
+        InvalidBudget: There is no such verifier, or the rule has no use for one.
+    """
+    param = "suffice.sampling.verifier"
+    hints = []
+    if wish.verifier is not None:
+        if wish.verifier not in verifiers:
+            known = ", ".join(sorted(verifiers)) or "none"
+            raise InvalidBudget(f"no verifier is named {wish.verifier!r}; there are {known}", param=param)
+        if not draw.rule.scored:
+            raise InvalidBudget(f"{wish.rule} takes no verifier; best_of_n does", param=param)
+    elif draw.rule.scored:
+        why = "no verifier is named, so that no sample has a score and the first with an answer wins"
+        hints.append(NotApplied(rule=wish.rule, why=why))
+    if greedy:
+        why = "temperature is 0: samples hardly differ, and equal samples agree whether they are right or not"
+        hints.append(NotApplied(rule="sampling", why=why))
+    return tuple(hints)
 
 
-def _reader(wishes: Wishes) -> Reader:
-    """Reads answers of the kind that was named; without one, answers are compared as they stand."""
-    if wishes.answer is None:
-        return READERS.make("exact", {})
-    given = wishes.answer.parameters()
-    options = given.pop("options", ())
-    if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
-        raise InvalidBudget("suffice.answer.options must be an array of texts", param="suffice.answer.options")
-    return READERS.make(wishes.answer.kind, given, options=options)
+def _judge(wishes: Wishes, judges: Mapping[str, JudgeSection]) -> JudgeSection | None:
+    name = judge_name(wishes)
+    if name is None:
+        return None
+    if name not in judges:
+        known = ", ".join(sorted(judges)) or "none"
+        raise InvalidBudget(f"no judge is named {name[:64]!r}; there are {known}", param="suffice.answer.judge")
+    return judges[name]
+
+
+def judge_name(wishes: Wishes) -> str | None:
+    """Name of the judge that was asked for."""
+    if wishes.answer is None or wishes.answer.kind != JUDGE:
+        return None
+    return str(wishes.answer.parameters().get("judge", ""))

@@ -45,7 +45,7 @@ class Metrics:
         )
         self.tokens = Counter(
             "suffice_tokens",
-            "Tokens by kind: prompt, completion (all that was generated), thinking and cancelled (parts of completion).",
+            "Tokens by kind: prompt, completion (all generated), thinking and cancelled (parts of it).",
             ("kind",),
             registry=r,
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import sys
@@ -33,13 +34,16 @@ from tiny_model.task import Question, is_right, questions
 
 TOTAL = 1400
 ANSWER = {"kind": "number"}
-CAPS = (24, 48, 72, 96, 128, 176, 240, 320, 480)
+CAPS = (48, 72, 96, 128, 176, 240)
 PROBE = {"suffix": "The answer is ", "probe_tokens": 6}
 RULES: dict[str, dict[str, Any]] = {
     "fixed_interval": {"rule": "fixed_interval", "interval": 64, "probe_tokens": 20, "suffix": ""},
     "convergence": {"rule": "convergence", "probe_first": 40, "probe_growth": 1.25} | PROBE,
     "confidence": {"rule": "confidence", "probe_first": 40, "probe_growth": 1.25, "threshold": 0.9} | PROBE,
-    "entropy": {"rule": "entropy", "probe_first": 40, "probe_growth": 1.15, "variance": 0.01, "least_probes": 2} | PROBE,
+    "entropy": {"rule": "entropy", "probe_first": 40, "probe_growth": 1.15, "variance": 0.01, "least_probes": 3} | PROBE,
+    "willing": {"rule": "willing", "probability": 0.2},
+    "willing, outside": {"rule": "willing", "probability": 0.2, "home": "gateway"},
+    "willing twice": {"rule": "willing", "probability": 0.2, "occasions": 2},
     "combined": {"rule": "combined", "probe_first": 40, "probe_growth": 1.25, "threshold": 0.8} | PROBE,
     "confidence+hopeless": {"rule": "confidence", "probe_first": 40, "probe_growth": 1.25, "threshold": 0.9,
                             "hopeless": 0.3, "hopeless_middle": 0.4} | PROBE,
@@ -108,7 +112,7 @@ def capped_alike(arms: dict[str, list[Outcome]], tokens: float) -> list[float]:
     caps = [(sum(one.tokens for one in arms[f"cap {cap}"]) / len(arms[f"cap {cap}"]), f"cap {cap}") for cap in CAPS]
     caps.append((sum(one.tokens for one in arms["full"]) / len(arms["full"]), "full"))
     caps.sort()
-    for (low, left), (high, right) in zip(caps, caps[1:], strict=False):
+    for (low, left), (high, right) in itertools.pairwise(caps):
         if low <= tokens <= high:
             weight = (tokens - low) / (high - low)
             return [(1 - weight) * a.right + weight * b.right for a, b in zip(arms[left], arms[right], strict=True)]

@@ -141,8 +141,9 @@ def figures(rounds: list[Round]) -> dict[str, tuple[float, float, float]]:
     """Each figure with its interval; times in milliseconds."""
 
     def added(name: str, share: float) -> Any:
-        return lambda some: 1000 * (
-            quantile(_together(some, name, "gateway"), share) - quantile(_together(some, name, "direct"), share)
+        return lambda some: (
+            1000
+            * (quantile(_together(some, name, "gateway"), share) - quantile(_together(some, name, "direct"), share))
         )
 
     def chunk(share: float) -> Any:

@@ -1,4 +1,4 @@
-"""A real engine with the tiny reasoning model and a gateway before it, for benchmarks that are commands of their own."""
+"""A real engine with the tiny reasoning model and a gateway before it, for benchmarks that are commands."""
 
 from __future__ import annotations
 

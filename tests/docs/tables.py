@@ -16,6 +16,8 @@ from pathlib import Path
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from suffice.policies import sampling, stopping
+from suffice.policies.answers import READERS
 from suffice.policies.budget import LIMIT_NAMES
 from suffice.server import errors
 from suffice.server.config import Ceilings, Config
@@ -115,7 +117,22 @@ def configuration() -> str:
     return table(["key", "default", "meaning"], _keys(Config))
 
 
-TABLES = {"metrics": metrics, "errors": error_codes, "configuration": configuration}
+def rules() -> str:
+    """Every rule with what it does, what it promises and what can be set."""
+    rows = []
+    for field, registry in (
+        ("suffice.sampling", sampling.RULES),
+        ("suffice.early_exit", stopping.RULES),
+        ("policies.guards", stopping.GUARDS),
+        ("suffice.answer", READERS),
+    ):
+        for name, kind in registry.kinds.items():
+            given = ", ".join(f"`{key}` {parameter.default}" for key, parameter in kind.parameters.items())
+            rows.append([f"`{field}`", f"`{name}`", kind.what, kind.guarantee, given])
+    return table(["field", "name", "what it does", "what it promises", "parameters and defaults"], rows)
+
+
+TABLES = {"metrics": metrics, "errors": error_codes, "configuration": configuration, "rules": rules}
 
 
 def rewritten(text: str) -> str:

@@ -16,7 +16,7 @@ def test_the_generated_tables_are_current(tmp_path):
 
     subprocess.run([sys.executable, str(Path(__file__).with_name("tables.py")), str(copy)], check=True)
 
-    assert set(MARK.findall(README)) == {"metrics", "errors", "configuration"}
+    assert set(MARK.findall(README)) == {"metrics", "errors", "configuration", "rules"}
     assert copy.read_text() == README, "run: make docs"
 
 

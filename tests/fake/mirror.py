@@ -82,6 +82,7 @@ def mirror(live: Any) -> FakeVLLM:
         prompt_tokens_details=usage["prompt_tokens_details"] is not None,
         request_metrics=answer["metrics"] is not None,
         embeddings=False,
+        plugin=get(live.url, "/suffice/v1/plugin").status_code == 200,
     )
 
 

@@ -164,7 +164,7 @@ def test_responses(live_engine, fake, case, how):
 @pytest.mark.parametrize("case", MESSAGES_CASES)
 def test_messages(live_engine, fake, case, how):
     body = {"model": live_engine.model, "messages": USER, "temperature": 0} | MESSAGES_CASES[case]
-    budget = {"thinking_token_budget": 1024} if "thinking" in body else {}
+    budget = {"thinking_token_budget": 1024} if "thinking" in body and fake.settings.reasoning_config else {}
     fake.says(mirrored.repeats(live_engine, USER, system=body.get("system"), tokens=body["max_tokens"], **budget))
     same(*both(live_engine, fake, MESSAGES, body | ONE[how]))
 
@@ -212,7 +212,8 @@ RESPONSES_FORCED = {
 def test_tools_of_responses(live_engine, fake, case, how):
     body = {"model": live_engine.model, "input": "hi", "max_output_tokens": 600, "temperature": 0}
     body |= {"tools": [{"type": "function", **TOOL}], "parallel_tool_calls": False} | RESPONSES_FORCED[case] | ONE[how]
-    fake.says(Script(thought=(mirrored.WORD,)))
+    thinks = fake.settings.reasoning_parser
+    fake.says(Script(thought=(mirrored.WORD,)) if thinks else Script(opens_thought=False))
     same(*both(live_engine, fake, RESPONSES, body), counted=False)
 
 
@@ -222,6 +223,8 @@ MESSAGES_FORCED = {"any": {"type": "any"}, "named": {"type": "tool", "name": "lo
 @pytest.mark.parametrize("how", ONE)
 @pytest.mark.parametrize("case", MESSAGES_FORCED)
 def test_tools_of_messages(live_engine, fake, case, how):
+    if not fake.settings.reasoning_parser:
+        pytest.skip("this API holds no model to a schema, and the packaged model calls tools with nonsense")
     body = {"model": live_engine.model, "messages": USER, "max_tokens": 600, "temperature": 0}
     body |= {"tools": [{"name": "look", "input_schema": TOOL["parameters"]}], "tool_choice": MESSAGES_FORCED[case]}
     fake.says(Script(thought=(mirrored.WORD,)))

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from fake_vllm import chat, checks, completions, intake, messages, responses, wire
 from fake_vllm.beside import Beside
+from fake_vllm.plugin import Plugin, Table
 from fake_vllm.records import Received
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ class App:
         self.faults: list[Fault] = []
         self.requests: list[Received] = []
         self.failures: list[Exception] = []
+        self.table = Table()
         self._seeds = itertools.count(1)
         self._router = Starlette(
             routes=[
                 *Beside(settings, self.requests).routes(),
+                *Plugin(settings, self.table).routes(),
                 *(Route(path, _Method(), methods=["POST"]) for path in GENERATING),
             ],
             exception_handlers={404: _plain_error, 405: _plain_error, checks.Refusal: _refused},
@@ -173,12 +176,15 @@ class App:
 
     def _job(self, body: dict[str, Any], received: Received, param: str | None = None) -> Job:
         try:
-            return intake.job(body, received, self.settings, self.model, lambda: next(self._seeds))
+            job = intake.job(body, received, self.settings, self.model, lambda: next(self._seeds))
         except checks.Refusal as refusal:
             if param is not None and refusal.param == "max_tokens":
                 refusal.message = refusal.message.replace("max_tokens", param)
                 refusal.param = param
             raise
+        if self.settings.plugin:
+            job.steering = self.table.take(body, job.scripts[0][0])
+        return job
 
     async def _engine_refusal(self, received: Received, refusal: checks.Refusal, scope: Scope) -> AsyncIterator[Event]:
         if received.path == "/v1/messages":

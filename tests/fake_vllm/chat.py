@@ -246,7 +246,7 @@ def _choice(job: Job, steps: list[Delta], *, ids: bool) -> dict[str, Any]:
     forced = isinstance(job.body.get("tool_choice"), dict) or job.body.get("tool_choice") == "required"
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": answer or ("" if forced or not parses(job) else None),
+        "content": answer or ("" if forced or not (job.settings.reasoning_parser or built) else None),
         "refusal": None,
         "annotations": None,
         "audio": None,

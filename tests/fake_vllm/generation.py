@@ -11,6 +11,7 @@ from fake_vllm import speech, tokenizer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from fake_vllm.plugin import Steering
     from fake_vllm.records import Received
     from fake_vllm.script import Script
     from fake_vllm.settings import Settings
@@ -33,6 +34,7 @@ class Job:
         scripts: What each choice says, prompt by prompt.
         thinking: The request has thinking switched on.
         logprobs: Alternatives per position, or None for no log-probabilities.
+        steering: What suffice's plugin does to the request; None without the plugin or the request's wish.
     """
 
     body: dict[str, Any]
@@ -47,6 +49,7 @@ class Job:
     budget: int | None = None
     stop: list[str] = field(default_factory=list)
     logprobs: int | None = None
+    steering: Steering | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -90,6 +93,7 @@ class Delta:
     text_offset: int
     thought_open: bool
     logprob: float
+    close_logprob: float | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
 
@@ -109,7 +113,9 @@ class Choice:
         self.script = job.scripts[self.prompt][index % job.choices]
         ids = job.prompts[self.prompt]
         opens = job.thinking and not job.settings.template_opens_thought and self.script.opens_thought
-        self.source: Iterator[Token] = speech.speak(self.script, ids, thinks=opens, budget=job.budget)
+        self.source: Iterator[Token] = speech.speak(
+            self.script, ids, thinks=opens, budget=job.budget, steering=job.steering
+        )
         closed = speech.locate(ids).closed_thought
         self.thought_open = not closed
         self.opened = False
@@ -140,12 +146,15 @@ class Choice:
             text_offset=offset,
             thought_open=was_open,
             logprob=self.script.logprob,
+            close_logprob=self.script.close_logprob,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
         )
 
     def _take(self, token: Token) -> None:
         self.count += 1
+        if self.job.steering is not None:
+            self.job.steering.counted(self.count, thought=token.channel == "thought")
         self.opened = self.opened or token.id == OPEN_ID
         self.thoughts += token.channel == "thought" and self.opened
         self.job.received.generated[self.index] = self.count
@@ -158,6 +167,8 @@ class Choice:
         else:
             self.spans.append((token.channel, token.text))
             self._match_stop(token.text)
+        if self.count == self.script.loops_at and body.get("repetition_detection"):
+            self.finish_reason, self.stop_reason = "repetition", "repetition_detected"
         if self.finish_reason is None and self.count >= self.limit:
             self.finish_reason = "length"
 
@@ -216,9 +227,17 @@ def entries(job: Job, delta: Delta) -> list[dict[str, Any]]:
         text = token.text or tokenizer.piece_of(token.id)
         best = _entry(text, delta.logprob)
         count = len(others) if named else (job.logprobs or 0) - 1
-        top = [_entry(other, delta.logprob - rank) for rank, other in enumerate(others[: max(count, 0)], start=1)]
+        top = [
+            _entry(other, _logprob_of(other, rank, delta))
+            for rank, other in enumerate(others[: max(count, 0)], start=1)
+        ]
         found.append({**best, "top_logprobs": [best, *top] if named or job.logprobs else []})
     return found
+
+
+def _logprob_of(text: str, rank: int, delta: Delta) -> float:
+    told = delta.close_logprob if text == tokenizer.CLOSE_THINK else None
+    return delta.logprob - rank if told is None else told
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:

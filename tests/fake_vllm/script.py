@@ -32,6 +32,9 @@ class Script:
         endless: Never ends by itself: the last token is said again and again.
         endless_thought: Never closes its thought by itself: the last token is thought again and again.
         logprob: Log-probability of each chosen token.
+        close_logprob: Log-probability of the token that closes a thought, where that is asked for.
+        loops_at: Tokens of a choice at which the engine finds a loop, where a request has it look for one.
+        engine_exit: Tokens of thought after which a rule in the engine closes it, where a request asks for one.
     """
 
     thought: tuple[str, ...] = ()
@@ -41,6 +44,9 @@ class Script:
     endless: bool = False
     endless_thought: bool = False
     logprob: float = -0.25
+    close_logprob: float | None = None
+    loops_at: int | None = None
+    engine_exit: int | None = None
 
     @classmethod
     def of(cls, *, thought: str = "", answer: str = "", **more: Any) -> Script:

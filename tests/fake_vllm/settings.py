@@ -77,6 +77,7 @@ class Settings:
         block_size: Tokens in a KV block.
         kv_cache_tokens: Tokens that the KV cache holds.
         health_status: Status of ``/health``.
+        plugin: suffice's plugin is loaded: requests take signals, and ``engine_entropy`` runs in the engine.
     """
 
     models: tuple[str, ...] = ("fake",)
@@ -102,3 +103,4 @@ class Settings:
     block_size: int = 16
     kv_cache_tokens: int = 65536
     health_status: int = 200
+    plugin: bool = False

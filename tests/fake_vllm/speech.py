@@ -14,6 +14,7 @@ from fake_vllm import tokenizer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fake_vllm.plugin import Steering
     from fake_vllm.script import Script, ToolCall
 
 Channel = Literal["thought", "mark", "answer", "tool", "end"]
@@ -96,8 +97,8 @@ def _call(number: int, call: ToolCall) -> Iterator[Token]:
     yield from hidden
 
 
-def _think(script: Script, count: int, budget: int | None) -> Iterator[Token]:
-    while budget is None or count < budget:
+def _think(script: Script, count: int, budget: int | None, steering: Steering | None) -> Iterator[Token]:
+    while (budget is None or count < budget) and (steering is None or steering.goes_on(count)):
         if count < len(script.thought):
             yield _token(script.thought[count], "thought")
         elif script.endless_thought:
@@ -108,7 +109,9 @@ def _think(script: Script, count: int, budget: int | None) -> Iterator[Token]:
     yield _token(tokenizer.CLOSE_THINK, "mark")
 
 
-def speak(script: Script, prompt: list[int], *, thinks: bool, budget: int | None) -> Iterator[Token]:
+def speak(
+    script: Script, prompt: list[int], *, thinks: bool, budget: int | None, steering: Steering | None = None
+) -> Iterator[Token]:
     """All tokens that the model would say, the end of turn last; endless where the script is.
 
     Args:
@@ -116,6 +119,7 @@ def speak(script: Script, prompt: list[int], *, thinks: bool, budget: int | None
         prompt: Token ids so far.
         thinks: The model opens a thought by itself at the start of its turn.
         budget: Longest thought in tokens, those in the prompt included, as vLLM counts.
+        steering: What suffice's plugin does to the request.
     """
     place = locate(prompt)
     count = place.thought_tokens
@@ -123,7 +127,7 @@ def speak(script: Script, prompt: list[int], *, thinks: bool, budget: int | None
         yield _token(tokenizer.THINK, "mark")
         count = 0
     if count is not None:
-        yield from _think(script, count, budget)
+        yield from _think(script, count, budget, steering)
     start = _resume(script.answer, place.tail)
     for piece in script.answer[start:]:
         yield _token(piece, "answer")

@@ -115,6 +115,7 @@ class Gateway:
         upstream = {"url": self.fake.url} | self.config.get("upstream", {})
         rest = {name: part for name, part in self.config.items() if name not in ("server", "upstream")}
         ledger = {"synchronous": "normal"} | rest.pop("ledger", {})
+        rest["policies"] = {"audit_share": 0} | rest.get("policies", {})
         settings = parse({"server": server, "upstreams": [upstream], "ledger": ledger} | rest)
         self._app = create_app(settings, self.data_dir)
         self._server = GatewayServer(

@@ -42,7 +42,8 @@ def test_a_marker_in_prompts_and_answers_is_kept_nowhere(make, caplog, chunks):
     kept["metrics"] = gate.client.get("/metrics").content
     kept["log"] = "\n".join(record.getMessage() for record in caplog.records if "httpx" not in record.name).encode()
     assert b"Settled" in kept["events.jsonl"]
-    assert (b'"event":"Chunk"' in kept["events.jsonl"]) is chunks
+    assert b'"event":"Chunk"' in kept["events.jsonl"]
+    assert (b'"chunks":' not in kept["events.jsonl"]) is chunks
     for name, content in kept.items():
         assert MARK.encode() not in content, name
         for secret in (*keys, gate.secret):

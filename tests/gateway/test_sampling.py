@@ -21,9 +21,12 @@ def ask(gate, *, stream=False, answer="number", budget=None, extra=None, **sampl
 
 def says(gate, *answers):
     """The first samples answer these in launch order, all later ones the last; a sample's seed tells its place."""
-    gate.fake.says(
-        lambda ask: Script.of(thought="hm hm", answer=f"The answer is {answers[min(ask.seed - SEED, len(answers) - 1)]}.")
-    )
+
+    def script(ask):
+        place = min(ask.seed - SEED, len(answers) - 1)
+        return Script.of(thought="hm hm", answer=f"The answer is {answers[place]}.")
+
+    gate.fake.says(script)
 
 
 def test_unanimous_samples_end_the_vote_and_the_winner_is_the_answer(make):

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.live
 
 LONG = 1500
 """Tokens of a request that ends by nothing but the plugin."""
+BRIEF = {"suffice_rules": "length:answer_tokens=10"}
+"""Ends an answer with its eleventh token, so that a test is over soon after its thought is."""
 TOOLS = [
     {
         "type": "function",
@@ -36,7 +38,8 @@ def engine(live_engine, word):
         pytest.fail(f"the engine runs without the plugin: {told.why_not[0]}")
     if not told.thought:
         pytest.skip("the tiny reasoning model is not there; the packaged model does not think")
-    return Engine(url=live_engine.url, model=live_engine.model, word=word, lag=told.lag_tokens)
+    with httpx2.Client(base_url=live_engine.url, timeout=300, trust_env=False) as http:
+        yield Engine(http=http, url=live_engine.url, model=live_engine.model, word=word, lag=told.lag_tokens)
 
 
 _NONCES = itertools.count(secrets.randbelow(2**40) + 1)
@@ -55,6 +58,8 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Engine:
+    http: httpx2.Client
+    """Keeps its connections, so that a signal is on its way at once."""
     url: str
     model: str
     word: int
@@ -69,8 +74,8 @@ class Engine:
             more = {"return_token_ids": True} | more
         return body(api, self.model, tokens=tokens, thinking="1", temperature=0, **more)
 
-    def post(self, path, request, timeout_s=120):
-        return httpx2.post(self.url + path, json=request, timeout=timeout_s, trust_env=False)
+    def post(self, path, request):
+        return self.http.post(path, json=request)
 
     def complete(self, arguments, **more):
         """Token ids of a completion, and why it ended."""
@@ -84,18 +89,18 @@ class Engine:
         return self.post("/suffice/v1/signal", request)
 
     def status(self, ticket):
-        answer = httpx2.get(f"{self.url}/suffice/v1/slots/{ticket.slot}?nonce={ticket.nonce}", trust_env=False)
+        answer = self.http.get(f"/suffice/v1/slots/{ticket.slot}?nonce={ticket.nonce}")
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def seen(self, ticket):
         """Tokens of a request so far; 0 before it runs."""
-        answer = httpx2.get(f"{self.url}/suffice/v1/slots/{ticket.slot}?nonce={ticket.nonce}", trust_env=False)
+        answer = self.http.get(f"/suffice/v1/slots/{ticket.slot}?nonce={ticket.nonce}")
         return answer.json()["tokens"] if answer.status_code == 200 else 0
 
     @property
     def end(self):
-        (end,) = httpx2.get(f"{self.url}/suffice/v1/plugin", trust_env=False).json()["thought"]["end"]
+        (end,) = self.http.get("/suffice/v1/plugin").json()["thought"]["end"]
         return end
 
 
@@ -108,8 +113,7 @@ class Running:
         self._thread.start()
 
     def _read(self, engine, request):
-        url = engine.url + PATHS["chat"]
-        with httpx2.stream("POST", url, json=request, timeout=300, trust_env=False) as answer:
+        with engine.http.stream("POST", PATHS["chat"], json=request) as answer:
             self._answer = b"".join(answer.iter_bytes())
 
     def finish(self):
@@ -119,20 +123,20 @@ class Running:
         return chat_told(frames(self._answer.decode()))
 
 
-def signal_within(engine, action, *, latest=LONG - 200, arguments=None, value=None, wrong=None, **request):
-    """Signal a thought that runs and has twelve tokens: its ticket, the stream, tokens right after, and the answer.
+def signal_within(engine, action, *, latest=LONG - 200, arguments=None, value=None, **request):
+    """Signal a thought as soon as it runs: its ticket, the stream, and its tokens right after.
 
-    The tiny model thinks faster than a busy machine schedules this process: a thought that had got further than
-    ``latest`` by then is let go, and the next one taken. ``wrong`` makes another ticket of the request's own.
+    The tiny model thinks faster than a busy machine schedules this process: a thought that had got to ``latest`` by
+    then is let go, and the next one taken.
     """
+    more = {} if value is None else {"value": value}
     for _ in range(20):
         ticket = Ticket()
         running = Running(engine, engine.thinking("chat", vllm_xargs=ticket.arguments | (arguments or {}), **request))
-        while engine.seen(ticket) < 12:
+        while engine.signal(ticket, action, **more).status_code == 409:  # not taken up yet
             time.sleep(0.002)
-        sent = engine.signal(wrong(ticket) if wrong else ticket, action, **({} if value is None else {"value": value}))
         if (seen := engine.seen(ticket)) < latest:
-            return ticket, running, seen, sent
+            return ticket, running, seen
         running.finish()
     pytest.fail("no thought was caught while it ran")
 
@@ -158,17 +162,16 @@ def test_discovery(engine):
 
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["plain", "tools"])
 def test_a_signal_closes_a_streamed_thought_and_an_answer_follows(engine, tools):
-    ticket, running, seen, sent = signal_within(engine, "close_thought", tools=tools)
+    ticket, running, seen = signal_within(engine, "close_thought", arguments=BRIEF, tools=tools)
     thought, answer, finish = running.finish()
 
-    assert sent.json() == {"accepted": True}
     status = engine.status(ticket)
     assert status["closed"]["rule"] == "signal"
     assert status["closed"]["at_token"] <= seen + 1 + engine.lag
     assert status["thinking_tokens"] == status["closed"]["at_token"]
     assert thought.endswith("1" * status["thinking_tokens"])
-    assert answer == "1" * (LONG - status["thinking_tokens"] - 1)
-    assert finish == "length"
+    assert answer == "1" * 11
+    assert finish == "stop"
 
 
 def test_a_free_model_answers_from_a_thought_that_was_cut(engine):
@@ -242,15 +245,15 @@ def test_the_entropy_is_of_the_whole_distribution(engine):
 
 
 def test_a_running_cap_is_raised_without_abort(engine):
-    capped = {"suffice_thinking_tokens": 1200}
-    ticket, running, _, _ = signal_within(engine, "cap", value=1300, latest=1180, arguments=capped)
+    capped = BRIEF | {"suffice_thinking_tokens": 600}
+    ticket, running, _ = signal_within(engine, "cap", value=700, latest=590, arguments=capped)
     _, answer, _ = running.finish()
-    assert engine.status(ticket)["closed"] == {"rule": "thinking_tokens", "at_token": 1300}
-    assert answer == "1" * (LONG - 1301)
+    assert engine.status(ticket)["closed"] == {"rule": "thinking_tokens", "at_token": 700}
+    assert answer == "1" * 11
 
 
 def test_a_running_cap_is_lowered(engine):
-    ticket, running, seen, _ = signal_within(engine, "cap", value=3)
+    ticket, running, seen = signal_within(engine, "cap", value=3, arguments=BRIEF)
     running.finish()
     closed = engine.status(ticket)["closed"]
     assert closed["rule"] == "thinking_tokens"
@@ -258,7 +261,7 @@ def test_a_running_cap_is_lowered(engine):
 
 
 def test_a_stop_ends_the_stream_as_the_model_would(engine):
-    ticket, running, _, _ = signal_within(engine, "stop")
+    ticket, running, _ = signal_within(engine, "stop")
     _, _, finish = running.finish()
     assert finish == "stop"
     assert engine.status(ticket)["stopped"]["rule"] == "signal"
@@ -271,10 +274,15 @@ def test_a_stop_ends_the_stream_as_the_model_would(engine):
     ids=["nonce", "slot"],
 )
 def test_a_signal_for_another_reaches_nobody(engine, wrong):
-    _, running, _, refused = signal_within(engine, "stop", wrong=wrong)
+    ticket = Ticket()
+    running = Running(engine, engine.thinking("chat", tokens=200, vllm_xargs=ticket.arguments))
+    while not engine.seen(ticket):
+        time.sleep(0.002)
+    refused = engine.signal(wrong(ticket), "stop")
     thought, _, finish = running.finish()
+
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "stale_nonce")
-    assert thought.endswith("1" * LONG)
+    assert thought.endswith("1" * 200)
     assert finish == "length"
 
 
@@ -293,8 +301,8 @@ def test_signals_cross_no_borders_between_running_requests(engine):
     quiet, pairs = [], []
     for _ in range(2):
         ticket = Ticket()
-        quiet.append((ticket, Running(engine, engine.thinking("chat", vllm_xargs=ticket.arguments))))
-        pairs.append(signal_within(engine, "close_thought")[:2])
+        quiet.append((ticket, Running(engine, engine.thinking("chat", tokens=400, vllm_xargs=ticket.arguments))))
+        pairs.append(signal_within(engine, "close_thought", arguments=BRIEF)[:2])
     for _, running in (*quiet, *pairs):
         running.finish()
     assert [engine.status(ticket)["closed"] for ticket, _ in quiet] == [None, None]

@@ -61,9 +61,10 @@ class Upstream:
             (Phase.THINKING, min(thought, room)),
             (Phase.ANSWER, max(0, min(answer, room - thought))),
         ):
-            while amount:
-                tokens = min(self.step, amount)
-                amount -= tokens
+            rest = amount
+            while rest:
+                tokens = min(self.step, rest)
+                rest -= tokens
                 room -= tokens
                 left[sample][0 if phase is Phase.THINKING else 1] -= tokens
                 self.generated += tokens

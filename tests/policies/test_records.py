@@ -7,6 +7,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 from suffice.policies import decisions, events
+from suffice.policies.errors import BadRecord
+from suffice.policies.records import decision_from_loggable, event_from_loggable
 
 CANARY = "canary-5120"
 
@@ -106,3 +108,43 @@ def test_no_field_of_text_is_logged(kind):
 
 def test_ids_of_tokens_are_private_too():
     assert {"text", "token_ids"} <= events.Chunk.private
+
+
+@every
+def test_what_is_logged_can_be_read_again(kind):
+    record = build(kind)
+    hidden = {
+        name: "" if name == "text" else ()
+        for name in getattr(kind, "private", ())  # text and ids do not come back
+    }
+    logged = json.loads(json.dumps(record.to_loggable()))
+    read = event_from_loggable if issubclass(kind, events.Event) else decision_from_loggable
+    assert read(logged) == dataclasses.replace(record, **hidden)
+
+
+@every
+def test_values_that_may_be_missing_are_read_as_such(kind):
+    hints = get_type_hints(kind, vars(events) | vars(decisions))
+    optional = {field.name: None for field in dataclasses.fields(kind) if type(None) in get_args(hints[field.name])}
+    record = dataclasses.replace(build(kind), **optional)
+    read = event_from_loggable if issubclass(kind, events.Event) else decision_from_loggable
+    private = getattr(kind, "private", ())
+    again = read(json.loads(json.dumps(record.to_loggable())))
+    for field in dataclasses.fields(kind):
+        assert field.name in private or getattr(again, field.name) == getattr(record, field.name)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"event": "Chunks"}, id="unknown"),
+        pytest.param({"event": "Voted", "at": 1.0, "sample": 0, "answer": None}, id="missing"),
+        pytest.param({"event": "Voted", "at": 1.0, "sample": True, "answer": None, "tokens": 1}, id="bool-for-int"),
+        pytest.param({"event": "Voted", "at": "1", "sample": 0, "answer": None, "tokens": 1}, id="text-for-float"),
+        pytest.param({"event": "Chunk", "at": 1, "sample": 0, "tokens": 1, "phase": "asleep"}, id="no-such-phase"),
+    ],
+)
+def test_what_nothing_wrote_is_refused(record):
+    with pytest.raises(BadRecord):
+        event_from_loggable(record)

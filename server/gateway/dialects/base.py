@@ -52,6 +52,11 @@ class Call:
     prompts: tuple[Any, ...] = (None,)
     wants: frozenset[str] = frozenset()
 
+    @property
+    def greedy(self) -> bool:
+        """Whether it asks for temperature 0."""
+        return self.body.get("temperature") == 0
+
 
 @dataclass(slots=True)
 class Segment:

@@ -321,7 +321,11 @@ class ChatAnswer:
     def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
         """Without a reasoning parser the client reads the thought as text, so its closing must be readable too."""
         thought = self._model.thought
-        if not closed_thought or thought is None or not thought.visible or self._choice(segment.index).reasoning_seen:
+        seen = self._choice(segment.index).reasoning_seen
+        if thought is not None and segment.thinking and not closed_thought:
+            # The words that have it think on stand between what it thought before and after.
+            return self._write(segment.index, {"reasoning" if seen else "content": thought.reopen_text})
+        if not closed_thought or thought is None or not thought.visible or seen:
             return b""
         return self._write(segment.index, {"content": thought.close_text})
 

@@ -204,9 +204,10 @@ class CompletionsAnswer:
     def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
         """Show the closing of a thought where upstream shows it."""
         thought = self._model.thought
-        if not closed_thought or thought is None or not thought.visible:
+        if thought is None or not thought.visible or not (closed_thought or segment.thinking):
             return b""
-        choice = {"index": segment.index, "text": thought.close_text, "logprobs": None, "finish_reason": None}
+        text = thought.close_text if closed_thought else thought.reopen_text
+        choice = {"index": segment.index, "text": text, "logprobs": None, "finish_reason": None}
         if not self._call.stream:
             self._gather(segment.index, choice)
             return b""

@@ -1,0 +1,63 @@
+"""What the chain remembers of one sample, and why it stopped.
+
+What must not be here: any decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from suffice.policies.events import Phase
+
+if TYPE_CHECKING:
+    from suffice.policies.decisions import CloseThought, StopSample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Why a sample ended where it ended, for the receipt.
+
+    Attributes:
+        sample: Index of the sample.
+        rule: The rule or the limit.
+        by: Who carried it out: ``engine`` or ``gateway``.
+        at_token: Tokens that the sample had generated.
+    """
+
+    sample: int
+    rule: str
+    by: str
+    at_token: int
+
+
+@dataclass(slots=True)
+class Sample:
+    """State of one sample."""
+
+    segment: int = 0
+    phase: Phase = Phase.ANSWER
+    thinking: int = 0
+    thought_before: int | None = None
+    """Tokens of the thought that stand in the prompt; None where the prompt leaves no thought open."""
+    open: bool = False
+    done: bool = False
+    cut: bool = False
+    closing: CloseThought | None = None
+    """A rule closed the thought; the aborted segment is to be resumed, or the engine was told."""
+    stopped: StopSample | None = None
+    """A rule ended the sample; it waits for its segment to end."""
+    probe: int = 0
+    """Tokens that its open probe was granted; 0 without one."""
+    voting: bool = False
+    """Its vote is still to be reported."""
+    judging: int = 0
+    """Tokens that a judge of its vote was granted."""
+    paused: bool = False
+    """It ended at the close of its thought, where a rule may have it think on."""
+
+    def thought_filled(self, cap: int) -> bool:
+        """Whether the thought took all of an engine's cap, which counts what stands of it in the prompt."""
+        if self.thought_before is None:
+            return self.thinking >= cap > 0
+        return self.thought_before + self.thinking >= cap
