@@ -64,9 +64,11 @@ clean: ## remove environments, data and what was built
 		-- --require-hashes
 	@touch $@
 
-.venv-engine/.done: deploy/locks/engine-$(ENGINE).txt
+# The project goes in for its plugin; the engine's own setuptools is too old to build it.
+.venv-engine/.done: deploy/locks/engine-$(ENGINE).txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "failed: Python 3.11 or newer is needed and was not found (or name it: PYTHON=...)"; exit 1; }
 	@$(PYTHON) deploy/environment.py --name engine --folder .venv-engine --lock deploy/locks/engine-$(ENGINE).txt \
+		--project --isolated-build \
 		$(if $(filter cpu,$(ENGINE)),--missing \
 			"torch's CPU build was not found; name PyTorch's index of CPU wheels: make run TORCH_INDEX=...") \
 		-- $(if $(filter cpu,$(ENGINE)),--no-deps) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))

@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--folder", required=True, type=Path, help="the virtual environment")
     parser.add_argument("--lock", required=True, type=Path, help="file of requirements")
     parser.add_argument("--project", action="store_true", help="install this project too, editable")
+    parser.add_argument("--isolated-build", action="store_true", help="build the project apart from the environment")
     parser.add_argument("--missing", default="", help="what to do when a release cannot be found")
     parser.add_argument("pip", nargs="*", help="more options of pip install")
     options = parser.parse_args()
@@ -89,7 +90,8 @@ def _make(options: argparse.Namespace) -> None:
         _run([*pip, *options.pip, "-r", str(options.lock)], folder / "pip.log", progress, options.missing, total)
         if options.project:
             progress.tell("installing suffice itself")
-            _run([*pip, "--no-deps", "--no-build-isolation", "-e", "."], folder / "project.log", progress, "", 0)
+            build = () if options.isolated_build else ("--no-build-isolation",)
+            _run([*pip, "--no-deps", *build, "-e", "."], folder / "project.log", progress, "", 0)
         unfinished.unlink()
         progress.done(f"{folder} is ready, {total} packages")
 

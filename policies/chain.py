@@ -320,7 +320,7 @@ class Chain:
         cap = self.plan.thinking_tokens
         if cap is None:
             return None
-        size = self.meter.room(index) + self.meter.sample_used(index)
+        size = self.meter.room(index) + self.meter.sample_used(index) - self._samples[index].reopened
         return max(0, min(cap, size - self._answer_reserve - self.plan.close_tokens))
 
     def assume_prompt(self, tokens: int) -> None:
@@ -361,9 +361,12 @@ class Chain:
         if sample.stopped is not None:
             return self._cut(event.sample, sample.stopped.rule, sample.stopped.finish.value)
         if event.reason is EndReason.ABORTED and sample.closing is not None:
-            self.meter.hold_back(event.sample, ABORT_LAG_TOKENS)
+            # No more than the stream was still allowed, and not what is left for the answer: chunks that came together
+            # with the one that decided may have taken the room that there was then.
+            spare = max(0, self.meter.available(event.sample) - self._answer_reserve)
+            self.meter.hold_back(event.sample, min(ABORT_LAG_TOKENS, unused, spare))
             self._note(event.sample, sample.closing.rule, "gateway")
-            return (self._go_on(event.sample, close_thought=True),)
+            return (self._go_on(event.sample, close_thought=event.phase is Phase.THINKING),)
         room = self.meter.available(event.sample)
         if event.reason is EndReason.REPETITION and event.phase is Phase.THINKING and self.plan.resumes and room > 0:
             # The engine ends whole samples; of a thought that loops only the thought is over.
@@ -391,16 +394,22 @@ class Chain:
         """A segment was shorter than the sample may be: go on, closing the thought if it is still open."""
         thinking = event.phase is Phase.THINKING
         if thinking:
-            self._note(event.sample, "thinking_tokens", "gateway")
+            closing = self._samples[event.sample].closing
+            self._note(event.sample, "thinking_tokens" if closing is None else closing.rule, "gateway")
         return self._go_on(event.sample, close_thought=thinking)
 
     def _think_on(self, decision: ThinkOn) -> tuple[Action, ...]:
         sample = self._samples[decision.sample]
-        if not sample.paused:
+        cap = self._thought_cap(decision.sample)
+        spare = self.meter.room(decision.sample) - self._answer_reserve - self.plan.close_tokens
+        full = spare < 1 or (cap is not None and sample.thinking >= cap)
+        if not sample.paused or full or sample.closing is not None:
+            # A thought that was closed on purpose, or has nothing left to go on with, stays closed.
             return ()
         sample.paused = False
         # The token that closed the thought is taken back.
         sample.phase = Phase.THINKING
+        sample.reopened += 1
         self._note(decision.sample, decision.rule, "gateway")
         return (self._go_on(decision.sample, think_on=True),)
 

@@ -212,11 +212,11 @@ class _Player:
         whole = track.tokens(Phase.THINKING)
         if not sample.closing and sample.within == 0 and sample.thought > 0 and sample.thought == whole:
             # The recorded thought is over here.
-            if track.closed_at is not None and not self._closes_here(sample):
+            if track.closed_at is not None and sample.left > 0 and not self._closes_here(sample):
                 raise Undecidable("a thought that would have gone on was not recorded")
-            if sample.pauses and track.closed_at is None and (piece is not None or not track.ended):
+            if sample.left > 0 and sample.pauses and track.closed_at is None and (piece is not None or not track.ended):
                 return self._now, lambda: self._ended(index, EndReason.THOUGHT_END)
-            sample.closing = True
+            sample.closing = piece is not None and (track.closed_at is None or self._closes_here(sample))
         elif thinking and self._reopened_here(sample):
             if not sample.pauses:
                 raise Undecidable("how a thought would have been answered was not recorded")
@@ -227,8 +227,9 @@ class _Player:
         if piece is None:
             if not track.ended and sample.left > 0:
                 raise Undecidable("a sample that would have gone on was not recorded")
-            reason = track.finish if track.ended else EndReason.LENGTH
-            return self._now, lambda: self._ended(index, reason)
+            if not track.ended:
+                return self._now, lambda: self._ended(index, EndReason.LENGTH)
+            return sample.waiting + track.tail, lambda: self._ended(index, track.finish)
         if sample.left == 0:
             return self._now, lambda: self._ended(index, EndReason.LENGTH)
         count = self._portion(sample, piece)
@@ -285,11 +286,10 @@ class _Player:
         left = sample.piece < len(pieces)
         # Whatever of a thought is left is skipped if it is closed now; if not, the segment ends the sample.
         sample.cut = reason is EndReason.ABORTED or (reason is EndReason.LENGTH and (left or not sample.track.ended))
-        thinking = (
-            not sample.closing and (not left or pieces[sample.piece].phase is Phase.THINKING) and sample.thought > 0
-        )
-        thinking = thinking or reason is EndReason.THOUGHT_END
-        phase = Phase.THINKING if thinking and sample.answered == 0 else Phase.ANSWER
+        # Where the last token stood; before the first one, where it would have.
+        before_any = sample.thought == 0 and left and pieces[sample.piece].phase is Phase.THINKING
+        thinking = not sample.closing and sample.answered == 0 and (sample.thought > 0 or before_any)
+        phase = Phase.THINKING if thinking or reason is EndReason.THOUGHT_END else Phase.ANSWER
         self._see(SegmentEnded(at=self._now, sample=index, reason=reason, phase=phase))
 
     def _abort(self, index: int) -> None:

@@ -208,10 +208,13 @@ class Recorder:
                 held = None
         run = _Run(event, self._kept) if held is None else held
         wants: list[Loggable] = [
-            {"by": witness.name} | decision.to_loggable() for witness in self._witnesses for decision in witness.take()
+            {"by": witness.name, **decision.to_loggable()} for witness in self._witnesses for decision in witness.take()
         ]
         if not (actions or wants):
             self._runs[event.sample] = run
             return
-        self.records.append(run.record() | ({"wants": wants} if wants else {}))
+        record = run.record()
+        if wants:
+            record["wants"] = wants
+        self.records.append(record)
         self.records.extend(action.to_loggable() for action in actions)

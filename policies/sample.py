@@ -53,6 +53,8 @@ class Sample:
     """Its vote is still to be reported."""
     judging: int = 0
     """Tokens that a judge of its vote was granted."""
+    reopened: int = 0
+    """Times that its thought was reopened, each of which took the token that had closed it."""
     paused: bool = False
     """It ended at the close of its thought, where a rule may have it think on."""
 

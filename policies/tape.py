@@ -81,6 +81,7 @@ class Track:
         reopened_at: Tokens of its thought wherever it was reopened.
         ended: Whether the sample came to its own end, so that no policy could have had more of it.
         finish: How its last segment ended.
+        tail: Seconds from its last tokens to that end.
         answer: Class of its answer; None where it has none or none was read.
         vote: Its vote, where it voted.
     """
@@ -92,6 +93,7 @@ class Track:
     reopened_at: list[int] = field(default_factory=list)
     ended: bool = False
     finish: EndReason = EndReason.ABORTED
+    tail: float = 0.0
     answer: int | None = None
     vote: Voted | None = None
 
@@ -172,6 +174,8 @@ class _Reader:
         self._last: dict[int, float] = {}
         self._thought: dict[int, int] = {}
         self._left: dict[int, int] = {}
+        self._closing: dict[int, int] = {}
+        """Tokens of the thought where a stream was closed, so that the thought, or the sample, might end."""
         self._probing: dict[int, tuple[float, int]] = {}
 
     def take(self, step: Step) -> None:
@@ -202,8 +206,10 @@ class _Reader:
             match decision:
                 case Open():
                     self._opened(decision, event.at)
-                case Abort() | Signal() if self.tape.tracks[decision.sample].closed_at is None:
-                    self._closing(decision.sample)
+                case Abort():
+                    self._closing[decision.sample] = self._thought.get(decision.sample, 0)
+                case Signal():
+                    self._track(decision.sample).closed_at = self._thought.get(decision.sample, 0)
                 case Probe():
                     self._probing[decision.sample] = (event.at, decision.max_tokens)
                 case Complete():
@@ -223,10 +229,6 @@ class _Reader:
             self._last[opened.sample] = at
         if opened.think_on:
             track.reopened_at.append(self._thought.get(opened.sample, 0))
-
-    def _closing(self, sample: int) -> None:
-        """Where a thought was told to end; forgotten again where the sample was ended instead."""
-        self.tape.tracks[sample].closed_at = self._thought.get(sample, 0)
 
     def _chunk(self, chunk: Chunk, record: Mapping[str, Any]) -> None:
         first = record.get("first", chunk.at)
@@ -248,12 +250,12 @@ class _Reader:
     def _ended(self, event: SegmentEnded, step: Step) -> None:
         track = self._track(event.sample)
         track.finish = event.reason
+        track.tail = max(0.0, event.at - self._last.get(event.sample, event.at))
         resumed = any(isinstance(decision, Open) and decision.close_thought for decision in step.decided)
         cut = event.reason in (EndReason.LENGTH, EndReason.ABORTED, EndReason.REPETITION)
-        if not resumed and event.reason is EndReason.ABORTED:
-            track.closed_at = None
-        elif resumed and cut and track.closed_at is None:
-            track.closed_at = self._thought.get(event.sample, 0)
+        place = self._closing.pop(event.sample, self._thought.get(event.sample, 0))
+        if resumed and cut and event.phase is Phase.THINKING:
+            track.closed_at = place
         full = event.reason is EndReason.LENGTH and self._left.get(event.sample, 0) > 0
         track.ended = not resumed and (full or event.reason not in (EndReason.LENGTH, *_CUT))
 

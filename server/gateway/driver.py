@@ -215,7 +215,7 @@ class Driver:
         if segment is None:
             shown = 0 if self._one_shown else action.sample
             segment = self._segments[action.sample] = Segment(sample=action.sample, index=shown)
-        segment.seen = 0
+        segment.seen, segment.ended = 0, None
         segment.allowed = action.max_tokens
         if action.segment:
             self._listener.resumed(segment, action)
@@ -336,7 +336,8 @@ class Driver:
         try:
             reason = await self._read(segment, path, body, headers)
         except asyncio.CancelledError:
-            reason = EndReason.ABORTED
+            # What upstream has ended already cannot be aborted any more.
+            reason = segment.ended or EndReason.ABORTED
             self._metrics.upstream_aborts.labels("decision" if self._sink.connected else "client_gone").inc()
         except errors.ApiError as error:
             self._fail(error)
@@ -372,7 +373,7 @@ class Driver:
                     if reading.error is not None:
                         raise _stream_error(reading.error)
                     self._account(segment, frame, reading)
-                    reason = self._listener.ended(reading) or reason
+                    reason = segment.ended = self._listener.ended(reading) or reason
                     self._sink.write(self.answer.frame(segment, event.event, frame))
                 if self._sink.pending:
                     await self._sink.flush()

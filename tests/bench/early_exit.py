@@ -33,6 +33,7 @@ from bench import serving
 from tiny_model.task import Question, is_right, questions
 
 TOTAL = 1400
+TRIES = 5
 ANSWER = {"kind": "number"}
 CAPS = (48, 72, 96, 128, 176, 240)
 PROBE = {"suffix": "The answer is ", "probe_tokens": 6}
@@ -40,7 +41,7 @@ RULES: dict[str, dict[str, Any]] = {
     "fixed_interval": {"rule": "fixed_interval", "interval": 64, "probe_tokens": 20, "suffix": ""},
     "convergence": {"rule": "convergence", "probe_first": 40, "probe_growth": 1.25} | PROBE,
     "confidence": {"rule": "confidence", "probe_first": 40, "probe_growth": 1.25, "threshold": 0.9} | PROBE,
-    "entropy": {"rule": "entropy", "probe_first": 40, "probe_growth": 1.15, "variance": 0.01, "least_probes": 3} | PROBE,
+    "entropy": {"rule": "entropy", "probe_first": 40, "probe_growth": 1.15, "variance": 0.01} | PROBE,
     "willing": {"rule": "willing", "probability": 0.2},
     "willing, outside": {"rule": "willing", "probability": 0.2, "home": "gateway"},
     "willing twice": {"rule": "willing", "probability": 0.2, "occasions": 2},
@@ -71,7 +72,10 @@ async def _ask(
         "seed": seed,
         "suffice": {"budget": {"total_tokens": TOTAL}, "answer": ANSWER} | suffice,
     }
-    answer = await client.post("/v1/chat/completions", json=body)
+    for _ in range(TRIES):
+        answer = await client.post("/v1/chat/completions", json=body)
+        if answer.status_code < 500:
+            break
     answer.raise_for_status()
     told = answer.json()
     content = told["choices"][0]["message"]["content"] or ""
@@ -196,9 +200,8 @@ def main() -> None:
         held = stack.enter_context(serving.gateway(url))
         for name, suffice in arms_of(options.arm).items():
             arms[name] = asyncio.run(run_arm(held, asked, options.seed, suffice, options.concurrent))
-            if not options.json:
-                spent = sum(one.tokens for one in arms[name]) / len(asked)
-                print(f"  {name}: {spent:.0f} tokens", file=sys.stderr, flush=True)
+            spent = sum(one.tokens for one in arms[name]) / len(asked)
+            print(f"  {name}: {spent:.0f} tokens", file=sys.stderr, flush=True)
     told = report(arms, options.seed) if not options.arm or "full" in arms else {}
     print(
         json.dumps({"questions": options.questions, "seed": options.seed, "arms": told})

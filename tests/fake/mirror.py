@@ -38,6 +38,20 @@ def send(url: str, method: str, path: str) -> httpx2.Response:
     return _client().request(method, url + path)
 
 
+def closed_by_signal(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Close a running request's thought by a signal, read it to its end, and ask its slot what was done."""
+    slot, nonce = body["vllm_xargs"]["suffice_slot"], body["vllm_xargs"]["suffice_nonce"]
+    signal = {"slot": slot, "nonce": nonce, "action": "close_thought"}
+    with _client().stream("POST", f"{url}/v1/chat/completions", json={**body, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        for _ in range(6):
+            next(lines)
+        assert post(url, "/suffice/v1/signal", signal).json() == {"accepted": True}
+        for _ in lines:
+            pass
+    return get(url, f"/suffice/v1/slots/{slot}?nonce={nonce}").json()
+
+
 def series(text: str) -> dict[str, frozenset[str]]:
     """Names of a Prometheus page's series, each with the names of its labels."""
     found = {}

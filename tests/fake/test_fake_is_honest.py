@@ -363,3 +363,58 @@ def test_pages(live_engine, fake, path):
         assert all(labels <= known[name] for name, labels in shown.items())
     elif path == "/v1/models":
         assert shape(faked.json()) == shape(real.json())
+
+
+# suffice's plugin, as far as it answers without a running request.
+
+SIGNALS = {
+    "no-action": {},
+    "unknown-action": {"slot": 1, "nonce": 5, "action": "open_thought"},
+    "missing": {"slot": 1, "action": "stop"},
+    "extra": {"slot": 1, "nonce": 5, "action": "stop", "value": 3},
+    "cap-without-value": {"slot": 1, "nonce": 5, "action": "cap"},
+    "slot-out-of-range": {"slot": 4096, "nonce": 5, "action": "stop"},
+    "slot-no-number": {"slot": "1", "nonce": 5, "action": "stop"},
+    "nonce-out-of-range": {"slot": 1, "nonce": 0, "action": "stop"},
+    "nobody-there": {"slot": 4095, "nonce": 5, "action": "close_thought"},
+    "cap-for-nobody": {"slot": 4095, "nonce": 5, "action": "cap", "value": 7},
+}
+SLOTS = ["4095?nonce=5", "4096?nonce=5", "x?nonce=5", "1?nonce=0", "1"]
+
+
+@pytest.mark.parametrize("case", SIGNALS)
+def test_signals_that_reach_nobody(live_engine, fake, case):
+    real, faked = (mirrored.post(url, "/suffice/v1/signal", SIGNALS[case]) for url in (live_engine.url, fake.url))
+    assert (faked.status_code, faked.json()) == (real.status_code, real.json())
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_slots_that_nobody_holds(live_engine, fake, slot):
+    real, faked = (mirrored.get(url, f"/suffice/v1/slots/{slot}") for url in (live_engine.url, fake.url))
+    assert (faked.status_code, faked.json()) == (real.status_code, real.json())
+
+
+def test_what_the_plugin_says_of_itself(live_engine, fake):
+    real, faked = (mirrored.get(url, "/suffice/v1/plugin").json() for url in (live_engine.url, fake.url))
+    # The fake runs fewer rules, and its tokens have numbers of their own.
+    assert faked["rules"].pop("names").items() <= real["rules"].pop("names").items()
+    marks = [told.pop("thought") for told in (real, faked)]
+    assert marks[0].keys() == marks[1].keys()
+    assert faked == real
+
+
+def test_a_signal_closes_the_thought_and_the_slot_tells_it(live_engine, fake, monkeypatch):
+    fake.says(mirrored.ENDLESS)
+    monkeypatch.setattr(fake.settings, "token_s", 0.005)
+    told = []
+    for number, server in enumerate((live_engine, fake)):
+        word = mirrored.word_id(server.url, live_engine.model)
+        slot = {"suffice_slot": 4000 + number, "suffice_nonce": 77 + number}
+        body = {"model": live_engine.model, "max_tokens": 300, "allowed_token_ids": [word], "vllm_xargs": slot}
+        told.append(mirrored.closed_by_signal(server.url, body | opened("<think>")))
+    real, faked = told
+    assert faked.keys() == real.keys()
+    assert faked["closed"]["rule"] == real["closed"]["rule"] == "signal"
+    assert faked["closed"].keys() == real["closed"].keys()
+    assert faked["stopped"] == real["stopped"] is None
+    assert all(0 < one["closed"]["at_token"] <= one["tokens"] for one in told)

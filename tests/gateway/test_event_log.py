@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 
 import httpx2
 import pytest
@@ -23,22 +22,27 @@ GUARDED = {
 }
 
 
-def logged(gate, request_id=None):
-    """The records of one request, the last one if none is named, once they are written."""
+def lines(gate):
+    """Every record of the log so far."""
     path = gate.data_dir / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    held = []
 
-    def there():
-        found = [json.loads(line) for line in path.read_text().splitlines()]
-        ended = [line["request_id"] for line in found if line.get("event") == "Settled"]
-        name = request_id or (ended[-1] if ended else None)
-        if name in ended:
-            held[:] = [line for line in found if line["request_id"] == name]
-        return bool(held)
+def ended(gate):
+    """Ids of the requests that are written, in order."""
+    return [line["request_id"] for line in lines(gate) if line.get("event") == "Settled"]
 
-    wait(there)
-    return held
+
+def logged(gate, request_id):
+    """The records of one request, once they are written."""
+    wait(lambda: request_id in ended(gate))
+    return [line for line in lines(gate) if line["request_id"] == request_id]
+
+
+def next_logged(gate, before):
+    """The records of the first request that was written after others."""
+    wait(lambda: len(ended(gate)) > before)
+    return logged(gate, ended(gate)[before])
 
 
 def told_again(records):
@@ -126,22 +130,20 @@ def test_a_client_that_leaves(make):
     gate = make()
     gate.fake.says(LONG)
     gate.fake.settings.token_s = 0.01
+    before = len(ended(gate))
     with contextlib.suppress(httpx2.ReadTimeout):
         gate.client.post(CHAT, json=QUESTION, timeout=0.2)
-    gate.idle()
-    records = logged(gate)
+    records = next_logged(gate, before)
     assert records[-1]["outcome"] == "client_gone"
     told_again(records)
 
 
 def test_an_upstream_that_breaks(make):
     gate = make()
+    before = len(ended(gate))
     gate.fake.fail("reset", after=5)
-    answer = gate.post(CHAT, QUESTION | {"n": 2})
-    assert answer.status_code == 502
-    gate.idle()
-    time.sleep(0.05)
-    told_again(logged(gate))
+    assert gate.post(CHAT, QUESTION | {"n": 2}).status_code == 502
+    told_again(next_logged(gate, before))
 
 
 @pytest.mark.parametrize("chunks", [False, True], ids=["merged", "every-chunk"])

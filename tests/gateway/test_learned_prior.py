@@ -44,7 +44,7 @@ def test_what_was_learned_makes_votes_shorter_and_outlives_the_gateway(gate, mak
     assert before == vote(gate, "curtailment", 7)["spent"]["samples"], "curtailment until there is enough"
     for _ in range(220):
         gate.call(lambda: gate.service.experience.learn_vote("fake", "number", (12,), 0))
-    gate.call(lambda: gate.service.experience.refit())
+    gate.call(gate.service.experience.refit)
     after = vote(gate, "bayesian", 7)["spent"]["samples"]
     assert after < before
     gate.stop()
@@ -56,7 +56,7 @@ def test_what_was_learned_makes_votes_shorter_and_outlives_the_gateway(gate, mak
 def test_a_log_tells_again_what_the_learned_rule_decided(gate):
     for _ in range(220):
         gate.call(lambda: gate.service.experience.learn_vote("fake", "number", (12,), 0))
-    gate.call(lambda: gate.service.experience.refit())
+    gate.call(gate.service.experience.refit)
     receipt = vote(gate, "bayesian", 7)
     assert receipt["votes"]["rule"] == "bayesian"
     told_again(logged(gate, receipt["request_id"]))

@@ -65,10 +65,12 @@ def test_a_thinking_model_always_answers(make, kind, path):
         thinking=st.one_of(st.none(), st.integers(min_value=0, max_value=100)),
         reserve=st.one_of(st.none(), st.integers(min_value=2, max_value=40)),
         chunk=st.sampled_from([1, 3, 9]),
+        pace=st.sampled_from([0.0, 0.001]),
     )
-    def holds(script, exits, sampling, total, thinking, reserve, chunk):
+    def holds(script, exits, sampling, total, thinking, reserve, chunk, pace):
         gate.fake.says(script)
         gate.fake.settings.tokens_per_chunk = chunk
+        gate.fake.settings.token_s = pace
         budget = {"total_tokens": total, "thinking_tokens": thinking, "answer_reserve": reserve}
         suffice = {"budget": {name: value for name, value in budget.items() if value is not None}}
         suffice |= {"answer": {"kind": "number"}} | ({"early_exit": exits} if exits else {})
@@ -82,5 +84,34 @@ def test_a_thinking_model_always_answers(make, kind, path):
         body = answer.json()
         assert all(text.rpartition("</think>")[2].strip() for text in said(path, body)), (body, budget, exits)
         assert body["usage"]["completion_tokens"] <= total
+
+    holds()
+
+
+def text_of(path, body):
+    if path == "/v1/messages":
+        return "".join(part.get("text", "") for part in body["content"])
+    parts = (part for item in body["output"] if item["type"] == "message" for part in item["content"])
+    return "".join(part["text"] for part in parts)
+
+
+@pytest.mark.parametrize("kind", [pytest.param({}, id="engine-caps"), pytest.param({"plugin": True}, id="plugin")])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+def test_where_no_thought_can_be_capped_an_empty_answer_is_explained(make, kind, path):
+    gate = make(**kind)
+    name = "max_tokens" if path == "/v1/messages" else "max_output_tokens"
+    asked = {"messages": [{"role": "user", "content": "q"}]} if path == "/v1/messages" else {"input": "q"}
+
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(script=THOUGHTS, most=st.integers(min_value=3, max_value=1600), exits=EXITS)
+    def holds(script, most, exits):
+        gate.fake.says(script)
+        gate.fake.settings.tokens_per_chunk = 9
+        suffice = {"suffice": {"early_exit": exits, "answer": {"kind": "number"}}} if exits else {}
+        answer = gate.post(path, {"model": "fake", name: most} | asked | suffice)
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        unapplied = {item["rule"] for item in body["suffice"].get("not_applied", ())}
+        assert text_of(path, body).strip() or "thinking_tokens" in unapplied
 
     holds()

@@ -68,7 +68,7 @@ def body(api: str, model: str, *, tokens: int | None, thinking: str | None = Non
     return {name: value for name, value in {"model": model, **found, **more}.items() if value is not None}
 
 
-def ask(gateway: Any, api: str, request: dict[str, Any], *, stream: bool = False, timeout_s: float = 45) -> Told:
+def ask(gateway: Any, api: str, request: dict[str, Any], *, stream: bool = False, timeout_s: float = 120) -> Told:
     """Send a request and read all of the answer."""
     headers = {"authorization": f"Bearer {gateway.key}"}
     if stream:

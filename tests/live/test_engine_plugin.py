@@ -21,7 +21,7 @@ pytestmark = pytest.mark.live
 LONG = 1500
 """Tokens of a request that ends by nothing but the plugin."""
 BRIEF = {"suffice_rules": "length:answer_tokens=10"}
-"""Ends an answer with its eleventh token, so that a test is over soon after its thought is."""
+"""Ends an answer at ten tokens and the mark before it, so that a test is over soon after its thought is."""
 TOOLS = [
     {
         "type": "function",
@@ -170,7 +170,7 @@ def test_a_signal_closes_a_streamed_thought_and_an_answer_follows(engine, tools)
     assert status["closed"]["at_token"] <= seen + 1 + engine.lag
     assert status["thinking_tokens"] == status["closed"]["at_token"]
     assert thought.endswith("1" * status["thinking_tokens"])
-    assert answer == "1" * 11
+    assert answer == "1" * 10
     assert finish == "stop"
 
 
@@ -249,7 +249,7 @@ def test_a_running_cap_is_raised_without_abort(engine):
     ticket, running, _ = signal_within(engine, "cap", value=700, latest=590, arguments=capped)
     _, answer, _ = running.finish()
     assert engine.status(ticket)["closed"] == {"rule": "thinking_tokens", "at_token": 700}
-    assert answer == "1" * 11
+    assert answer == "1" * 10
 
 
 def test_a_running_cap_is_lowered(engine):

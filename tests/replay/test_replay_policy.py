@@ -93,7 +93,8 @@ def test_fewer_samples(replayed):
     assert shown["undecidable"] == 0
     # Three of six equal votes decide, since the first answer wins a tie; all samples of a request are equally long.
     assert shown["tokens_saved"]["mean"] == pytest.approx(0.5, abs=0.01)
-    assert shown["latency"]["mean"] < 0.8 * shown["ran"]["latency"]["mean"]
+    # What is drawn in two waves takes twice the time of what was drawn at once.
+    assert 1.5 < shown["latency"]["mean"] / shown["ran"]["latency"]["mean"] < 2.5
     assert shown["answers_changed"] == {"mean": 0, "low": 0, "high": 0}
 
 

@@ -72,6 +72,7 @@ class Segment:
         resumed: Whether this is not the sample's first segment.
         prompt_counted: Whether upstream told the prompt's length.
         thinking: Whether the segment goes on inside a thought, after a resume.
+        ended: Why the current segment ended, as soon as upstream has told.
     """
 
     sample: int
@@ -83,6 +84,7 @@ class Segment:
     resumed: bool = False
     prompt_counted: bool = False
     thinking: bool = False
+    ended: EndReason | None = None
 
 
 @dataclass(slots=True)
