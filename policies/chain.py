@@ -266,8 +266,9 @@ class Chain:
         sample = self._samples[event.sample] if event.sample < len(self._samples) else None
         if sample is None or not sample.voting:
             raise IllegalEvent(f"sample {event.sample} is not to vote")
-        self.meter.use(PROBES, event.judge_tokens)
-        self.meter.release(PROBES, sample.judging - event.judge_tokens)
+        if event.judge_tokens or sample.judging:
+            self.meter.use(PROBES, event.judge_tokens)
+            self.meter.release(PROBES, sample.judging - event.judge_tokens)
         sample.voting, sample.judging = False, 0
         self._waiting -= 1
 
@@ -436,7 +437,8 @@ class Chain:
         if not self.plan.votes or self._ending is not None:
             return (done,)
         sample.voting = True
-        sample.judging = self.meter.grant(PROBES, self.plan.judge_tokens)
+        if self.plan.judge_tokens:
+            sample.judging = self.meter.grant(PROBES, self.plan.judge_tokens)
         self._waiting += 1
         return (done, ReadVote(sample=index, judge_tokens=sample.judging))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from suffice.policies.chain import Rule
     from suffice.policies.events import AnyEvent
     from suffice.policies.plan import Plan
-    from suffice.policies.tape import Piece, Tape, Track
+    from suffice.policies.tape import Piece, Tape, TapedProbe, Track
 
 
 class Undecidable(PolicyError):
@@ -89,6 +89,10 @@ class _Sample:
     pauses: bool = False
     closing: bool = False
     """The thought is over; what comes next is the answer."""
+    asking: TapedProbe | None = None
+    """A probe of it that is out."""
+    asked: float = 0.0
+    """When that was sent."""
     reopens: int = 0
     """Times that its thought was reopened."""
     closed_at: int | None = None
@@ -154,7 +158,7 @@ class _Player:
             case ReadVote():
                 self._vote(action)
             case SampleDone():
-                pass
+                self._give_up(action.sample)
             case Complete():
                 self._end = self._now
             case _:
@@ -210,26 +214,29 @@ class _Player:
         piece = track.pieces[sample.piece] if sample.piece < len(track.pieces) else None
         thinking = piece is not None and piece.phase is Phase.THINKING
         whole = track.tokens(Phase.THINKING)
-        if not sample.closing and sample.within == 0 and sample.thought > 0 and sample.thought == whole:
+        if not sample.closing and sample.thought == whole and (whole > 0 or track.paused):
             # The recorded thought is over here.
             if track.closed_at is not None and sample.left > 0 and not self._closes_here(sample):
+                if sample.asking:
+                    # What closed it may be a probe that is still out.
+                    return self._now, lambda: None
                 raise Undecidable("a thought that would have gone on was not recorded")
-            if sample.left > 0 and sample.pauses and track.closed_at is None and (piece is not None or not track.ended):
-                return self._now, lambda: self._ended(index, EndReason.THOUGHT_END)
+            unended = track.paused or piece is not None or not track.ended
+            if unended and sample.left > 0 and sample.pauses and track.closed_at is None:
+                return sample.waiting + track.pause, lambda: self._ended(index, EndReason.THOUGHT_END)
             sample.closing = piece is not None and (track.closed_at is None or self._closes_here(sample))
         elif thinking and self._reopened_here(sample):
             if not sample.pauses:
                 raise Undecidable("how a thought would have been answered was not recorded")
-            return self._now, lambda: self._ended(index, EndReason.THOUGHT_END)
+            return sample.waiting + track.pause, lambda: self._ended(index, EndReason.THOUGHT_END)
         if thinking and self._closes_here(sample):
             self._close(sample)
             piece = track.pieces[sample.piece] if sample.piece < len(track.pieces) else None
         if piece is None:
             if not track.ended and sample.left > 0:
                 raise Undecidable("a sample that would have gone on was not recorded")
-            if not track.ended:
-                return self._now, lambda: self._ended(index, EndReason.LENGTH)
-            return sample.waiting + track.tail, lambda: self._ended(index, track.finish)
+            reason = track.finish if track.ended else EndReason.LENGTH
+            return sample.waiting + track.tail, lambda: self._ended(index, reason)
         if sample.left == 0:
             return self._now, lambda: self._ended(index, EndReason.LENGTH)
         count = self._portion(sample, piece)
@@ -308,8 +315,28 @@ class _Player:
         full = probe.event.tokens >= probe.allowed
         if probe.event.tokens > action.max_tokens or (full and action.max_tokens > probe.allowed):
             raise Undecidable("a probe would have been of another length")
-        found: Probed = probe.event
-        self._later(self._now + probe.took, lambda: self._see(replace(found, at=self._now)))
+        sample.asking, sample.asked = probe, self._now
+        self._later(self._now + probe.took, lambda: self._probed(probe, probe.event))
+
+    def _give_up(self, index: int) -> None:
+        """A sample that is done waits for no probe: it is cut, as the driver does, and what it found is lost."""
+        sample = self._samples[index]
+        probe = sample.asking
+        if probe is not None:
+            share = min(1.0, (self._now - sample.asked) / probe.took) if probe.took > 0 else 1.0
+            tokens = int(probe.event.tokens * share)
+            lost = replace(probe.event, tokens=tokens, answer=None, confidence=None, entropy=None)
+            self._later(self._now, lambda: self._probed(probe, lost))
+
+    def _probed(self, probe: TapedProbe, found: Probed) -> None:
+        sample = self._samples[found.sample]
+        if sample.asking is not probe:
+            return
+        sample.asking = None
+        turn = sample.turn
+        self._see(replace(found, at=self._now))
+        if sample.turn == turn and self._chain.is_open(found.sample):
+            self._next(found.sample)
 
     def _vote(self, action: ReadVote) -> None:
         index = action.sample

@@ -36,7 +36,7 @@ class Piece:
     """Tokens of one phase that came together, or in a run of chunks.
 
     Attributes:
-        wait: Seconds from the piece before, or from the sample's launch, to its first tokens.
+        wait: Seconds from the piece before, or from the opening of its segment, to its first tokens.
         span: Seconds from its first tokens to its last.
         tokens: How many.
         chunks: In how many chunks they came.
@@ -82,6 +82,8 @@ class Track:
         ended: Whether the sample came to its own end, so that no policy could have had more of it.
         finish: How its last segment ended.
         tail: Seconds from its last tokens to that end.
+        paused: Whether its stream paused where the model closed its thought.
+        pause: Seconds from the last tokens of its thought to that pause.
         answer: Class of its answer; None where it has none or none was read.
         vote: Its vote, where it voted.
     """
@@ -94,6 +96,8 @@ class Track:
     ended: bool = False
     finish: EndReason = EndReason.ABORTED
     tail: float = 0.0
+    paused: bool = False
+    pause: float = 0.0
     answer: int | None = None
     vote: Voted | None = None
 
@@ -225,8 +229,7 @@ class _Reader:
     def _opened(self, opened: Open, at: float) -> None:
         track = self._track(opened.sample)
         self._left[opened.sample] = opened.max_tokens
-        if opened.segment == 0:
-            self._last[opened.sample] = at
+        self._last[opened.sample] = at
         if opened.think_on:
             track.reopened_at.append(self._thought.get(opened.sample, 0))
 
@@ -251,6 +254,8 @@ class _Reader:
         track = self._track(event.sample)
         track.finish = event.reason
         track.tail = max(0.0, event.at - self._last.get(event.sample, event.at))
+        if event.reason is EndReason.THOUGHT_END:
+            track.paused, track.pause = True, track.tail
         resumed = any(isinstance(decision, Open) and decision.close_thought for decision in step.decided)
         cut = event.reason in (EndReason.LENGTH, EndReason.ABORTED, EndReason.REPETITION)
         place = self._closing.pop(event.sample, self._thought.get(event.sample, 0))

@@ -95,9 +95,13 @@ class Upstream:
                 case ReadVote():
                     self.votes.append(action.sample)
 
+    def goes_over(self, sample):
+        """Whether the model ends its thought with the next chunk, within the stream."""
+        return self.chance.random() < 0.03
+
     def chunk(self, sample):
         count = self.chance.randint(1, min(6, self.left[sample]))
-        if self.thinking[sample] and self.chance.random() < 0.03:
+        if self.thinking[sample] and self.goes_over(sample):
             self.thinking[sample] = False
         phase = Phase.THINKING if self.thinking[sample] else Phase.ANSWER
         self.left[sample] -= count

@@ -410,7 +410,7 @@ def test_a_signal_closes_the_thought_and_the_slot_tells_it(live_engine, fake, mo
     for number, server in enumerate((live_engine, fake)):
         word = mirrored.word_id(server.url, live_engine.model)
         slot = {"suffice_slot": 4000 + number, "suffice_nonce": 77 + number}
-        body = {"model": live_engine.model, "max_tokens": 300, "allowed_token_ids": [word], "vllm_xargs": slot}
+        body = {"model": live_engine.model, "max_tokens": 1500, "allowed_token_ids": [word], "vllm_xargs": slot}
         told.append(mirrored.closed_by_signal(server.url, body | opened("<think>")))
     real, faked = told
     assert faked.keys() == real.keys()

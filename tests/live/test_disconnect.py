@@ -30,7 +30,7 @@ FIRST = {
 """What shows that a stream has begun to tell tokens."""
 LEFT = {"client_gone"}
 ENDS = {"chat": LEFT, "completions": LEFT, "responses": LEFT, "messages": LEFT | {"completed"}}
-"""How requests may end whose clients leave. Nothing makes this last API's answers long: one may come to its end first."""
+"""How requests may end whose clients leave. Nothing makes messages long: one may come to its end before."""
 
 
 def long(live, api, word, **more):

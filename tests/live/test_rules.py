@@ -65,15 +65,20 @@ def test_a_vote_is_won_by_what_most_samples_answer(ask):
     assert receipt["spent"]["samples"] + receipt["saved"]["samples"] == 12
 
 
-def test_equal_probes_end_a_thought_inside_the_engine(ask):
-    exits = {"rule": "convergence", "probe_first": 24, "probe_growth": 1.2, "probe_tokens": 12}
-    told = [
-        ask(max_tokens=900, seed=seed, suffice={"early_exit": exits, "answer": NUMBER})["suffice"] for seed in range(6)
-    ]
-    stops = [stop for receipt in told for stop in receipt["stops"] if stop["rule"] == "convergence"]
-    assert sum(receipt["spent"]["probe_tokens"] for receipt in told) > 0
+@pytest.mark.parametrize(
+    "exits",
+    [
+        pytest.param({"rule": "confidence", "threshold": 0, "probe_first": 8, "probe_tokens": 12}, id="probed"),
+        pytest.param({"rule": "static_cap", "cap": 16, "home": "gateway"}, id="counted"),
+    ],
+)
+def test_a_thought_is_ended_inside_the_engine_and_answered(ask, exits):
+    told = [ask(max_tokens=900, seed=seed, suffice={"early_exit": exits, "answer": NUMBER}) for seed in range(6)]
+    stops = [stop for body in told for stop in body["suffice"]["stops"] if stop["rule"] == exits["rule"]]
     assert stops
     assert {stop["by"] for stop in stops} == {"engine"}
+    assert all(body["choices"][0]["message"]["content"].strip() for body in told)
+    assert any(body["suffice"]["spent"]["probe_tokens"] for body in told) == ("probe_first" in exits)
 
 
 def test_guards_leave_an_answer(ask):

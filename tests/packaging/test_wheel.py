@@ -16,7 +16,7 @@ def _run(installed, *arguments, cwd, check=True):
     done = subprocess.run(
         [sys.executable, "-P", *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": f"{installed}{os.pathsep}{cwd}", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -106,7 +106,8 @@ print(client.defaults.to_wire())
 
 def test_the_policies_pass_their_tests_from_the_wheel(installed, project, tmp_path):
     """The tests move to a folder of their own, so that nothing of the source tree can be imported by accident."""
-    for file in (project.root / "tests" / "policies").glob("test_*.py"):
+    tests = project.root / "tests"
+    for file in (*(tests / "policies").glob("test_*.py"), tests / "random_runs.py"):
         shutil.copy(file, tmp_path / file.name)
     origin = "import suffice.policies\n\ndef test_origin():\n    assert suffice.policies.__file__.startswith({!r})\n"
     (tmp_path / "test_origin.py").write_text(origin.format(str(installed)))

@@ -23,6 +23,7 @@ EAGER = {
     "fixed_interval": {"interval": 6},
     "static_cap": {"cap": 30},
     "engine_entropy": {"least_steps": 2, "least_tokens": 4, "step_tokens": 4, "threshold": 0.6, "variance": 0.2},
+    "willing": {"probability": 0.3, "occasions": 2},
     "repetition": {"max_pattern": 3, "min_count": 2, "least": 4},
     "length": {"alpha": 0.3},
     "boundary": {"soft": 0.4},

@@ -71,10 +71,10 @@ def test_chunks_reach_a_rule_that_listens_to_them():
 
 @pytest.mark.parametrize("wave", [1, 3, 8])
 def test_a_budget_that_runs_out_ends_the_request(wave):
-    samples = [(index % 2, 10, None, None) for index in range(20)]
+    samples = [(index % 2, 1, None, None) for index in range(20)]
     draw = Draw(make("curtailment", 20), wave=wave, most=20)
     upstream = Upstream(draw, samples)
-    upstream.chain.meter = type(upstream.chain.meter)(10_000 + 30)  # One full sample, and a little for others.
+    upstream.chain.meter = type(upstream.chain.meter)(9)
     upstream.run()
     assert upstream.chain.complete
     assert upstream.launched < 20

@@ -43,6 +43,7 @@ EAGER = {
     "fixed_interval": {"interval": 7, "probe_tokens": 3},
     "static_cap": {"cap": 40},
     "engine_entropy": {"threshold": 0.5, "variance": 0.1, "least_steps": 2, "least_tokens": 5, "step_tokens": 6},
+    "willing": {"probability": 0.3, "occasions": 2, "least_tokens": 3},
     "repetition": {"max_pattern": 4, "min_count": 2, "least": 5},
     "length": {"alpha": 0.2},
     "boundary": {"soft": 0.5},
@@ -52,7 +53,7 @@ EAGER = {
 """Parameters with which each rule has something to do within a hundred tokens."""
 
 KINDS = {**RULES.kinds, **GUARDS.kinds}
-TOKENWISE = ("repetition", "length", "static_cap", "engine_entropy", "boundary")
+TOKENWISE = ("repetition", "length", "static_cap", "engine_entropy", "boundary", "willing")
 PROBING = ("convergence", "confidence", "entropy", "combined", "hopeless", "fixed_interval")
 
 
