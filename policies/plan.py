@@ -109,6 +109,7 @@ class Asked:
         in_engine: Rules that only the engine can run.
         closer: What the rules that close thoughts are called, where they cannot be applied.
         judge_tokens: Tokens that a judge of answers' equality may generate for one vote; 0 without one.
+        token_wise: Rules beside them that live on log-probabilities of single tokens.
         hints: What was found already that cannot be applied, or will not do what the caller may expect.
     """
 
@@ -126,6 +127,7 @@ class Asked:
     in_engine: tuple[str, ...] = ()
     closer: str = "early_exit"
     judge_tokens: int = 0
+    token_wise: tuple[str, ...] = ()
     hints: tuple[NotApplied, ...] = ()
 
 
@@ -220,6 +222,9 @@ def make_plan(asked: Asked, model: ModelFacts, api: ApiFacts) -> Plan:
         for rule in asked.in_engine
         if rule not in model.engine_rules
     )
+    if not api.tells_tokens:
+        why = "this API's stream tells no log-probabilities, so that all votes weigh the same"
+        not_applied += tuple(NotApplied(rule=rule, why=why) for rule in asked.token_wise)
     probing = (asked.probes and close_by is not ThinkingCap.NONE) or asked.judge_tokens > 0
     # Samples that a rule may never draw need no share now: each wave divides what the ones before it left.
     share = total // first

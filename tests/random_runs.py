@@ -119,6 +119,12 @@ class Upstream:
         self.aborted.discard(sample)
         self.see(SegmentEnded(at=self.at, sample=sample, reason=reason, phase=phase))
 
+    def vote(self, sample):
+        self.votes.remove(sample)
+        answer = self.chance.choice([None, 0, 0, 1])
+        score = self.chance.choice([None, self.chance.random()])
+        self.see(Voted(at=self.at, sample=sample, answer=answer, tokens=5, score=score))
+
     def run(self):
         self.see(Started(at=0.0))
         for sample in tuple(self.left):
@@ -152,7 +158,4 @@ class Upstream:
                     )
                 )  # fmt: skip
             else:
-                self.votes.remove(sample)
-                answer = self.chance.choice([None, 0, 0, 1])
-                score = self.chance.choice([None, self.chance.random()])
-                self.see(Voted(at=self.at, sample=sample, answer=answer, tokens=5, score=score))
+                self.vote(sample)

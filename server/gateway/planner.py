@@ -160,6 +160,7 @@ def asked_of(
         in_engine=wishes.in_engine,
         closer=wishes.closer,
         judge_tokens=0 if wishes.judge is None else wishes.judge.max_tokens,
+        token_wise=wishes.token_wise,
         hints=wishes.hints,
     )
 

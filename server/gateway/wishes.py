@@ -124,6 +124,11 @@ class Wishes:
         """Whether a rule of the gateway's may close a thought before its cap."""
         return bool(self.guards) or (self.early_exit is not None and not self.in_engine)
 
+    @property
+    def token_wise(self) -> tuple[str, ...]:
+        """The sampling rule, where it lives on the likeliest tokens of each position."""
+        return (self.sampling.rule,) if self.sampling is not None and Need.TOP_LOGPROBS in self.needs else ()
+
     def engine_arguments(self, step_ids: list[int]) -> dict[str, Any]:
         """The rules for the engine, as ``vllm_xargs``; empty where there is none."""
         if not self.in_engine or self.early_exit is None:

@@ -71,7 +71,6 @@ def test_drawing_stops_when_another_sample_is_not_worth_its_tokens(make, scorer)
 
 @pytest.mark.parametrize("own", [True, False], ids=["operators", "requests"])
 def test_a_schema_decides(make, own):
-    pytest.importorskip("jsonschema_rs")
     section = {"kind": "json_schema"} | ({"schema": SCHEMA} if own else {})
     gate = make(verifiers(form=section))
     answers = ['{"n": 1}', "no JSON", 'Here: {"n": 7}', '{"n": "7"}']
@@ -89,7 +88,6 @@ def test_a_schema_decides(make, own):
 
 
 def test_a_request_without_a_schema_has_no_scores(make):
-    pytest.importorskip("jsonschema_rs")
     gate = make(verifiers(form={"kind": "json_schema"}))
     says(gate, "It is 1.", "It is 2.")
     before = gate.metric("suffice_verified_total", verifier="form", outcome="unscored")

@@ -116,3 +116,11 @@ def test_samples_that_lose_their_confidence_are_ended_and_do_not_vote(make):
     assert 4 in ended
     assert 3 not in ended
     assert body["suffice"]["spent"]["cancelled_tokens"] > 0
+
+
+def test_where_an_api_tells_no_log_probabilities_confidence_says_so(make):
+    gate = make()
+    sampling = {"rule": "confidence", "max": 2, "warm_up": 1}
+    body = gate.post("/v1/responses", {"model": "fake", "input": "q", "suffice": {"sampling": sampling}}).json()
+    assert "confidence" in [item["rule"] for item in body["suffice"]["not_applied"]]
+    assert all("logprobs" not in one.body for one in gate.fake.requests)

@@ -108,6 +108,7 @@ class MessagesDialect:
             samples=False,
             engine_cap_min=LEAST_THINKING,
             can_resume=False,
+            tells_tokens=False,
             no_cap_reason=f"vLLM's messages API takes thinking budgets from {LEAST_THINKING} tokens on",
         )
 

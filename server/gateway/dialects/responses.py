@@ -94,6 +94,7 @@ class ResponsesDialect:
             samples=False,
             engine_cap_min=None,
             can_resume=False,
+            tells_tokens=False,
             no_cap_reason="vLLM's responses API takes no thinking budget",
         )
 
