@@ -87,6 +87,8 @@ class _Sample:
     cap: int | None = None
     """Tokens of the thought at which the engine closes it."""
     pauses: bool = False
+    signalled: bool = False
+    """The engine was told to close the thought where it was told so live."""
     closing: bool = False
     """The thought is over; what comes next is the answer."""
     asking: TapedProbe | None = None
@@ -98,6 +100,8 @@ class _Sample:
     closed_at: int | None = None
     """Tokens of the thought when it was closed before its recorded end."""
     waiting: float = 0.0
+    spoke: bool = False
+    """Whether the open segment has brought a token."""
     cut: bool = False
     turn: int = 0
     """Counts up whenever what was to come is called off."""
@@ -129,11 +133,10 @@ class _Player:
         gone = self._tape.interrupted
         if gone is not None:
             self._later(gone.at, lambda: self._see(gone))
-        while self._queue and self._end is None:
+        # Never empty before the end: of every open sample something is to come, if only that its tape is over.
+        while self._end is None:
             self._now, _, act = heapq.heappop(self._queue)
             act()
-        if self._end is None:
-            raise Undecidable("the record ends before the request would have")
         return Verdict(tokens=self._chain.meter.used, latency=self._end, changed=self._changed())
 
     def _later(self, at: float, act: Callable[[], None]) -> None:
@@ -151,8 +154,7 @@ class _Player:
             case Probe():
                 self._probe(action)
             case Signal():
-                # The engine closes within a token or two; they are not counted.
-                self._close(self._samples[action.sample])
+                self._signal(self._samples[action.sample])
             case Abort():
                 self._abort(action.sample)
             case ReadVote():
@@ -186,6 +188,13 @@ class _Player:
             sample.reopens += 1
         self._next(opened.sample)
 
+    def _signal(self, sample: _Sample) -> None:
+        """Have the engine close: where it did so live, with the lag it had; elsewhere at once."""
+        if sample.thought == sample.track.closed_at:
+            sample.signalled = True
+        else:
+            self._close(sample)
+
     def _close(self, sample: _Sample) -> None:
         """The thought is over: skip what is left of it."""
         if sample.closing:
@@ -214,17 +223,19 @@ class _Player:
         piece = track.pieces[sample.piece] if sample.piece < len(track.pieces) else None
         thinking = piece is not None and piece.phase is Phase.THINKING
         whole = track.tokens(Phase.THINKING)
-        if not sample.closing and sample.thought == whole and (whole > 0 or track.paused):
-            # The recorded thought is over here.
-            if track.closed_at is not None and sample.left > 0 and not self._closes_here(sample):
+        paused = track.paused_at == sample.thought
+        if not sample.closing and sample.thought == whole and (whole > 0 or paused):
+            # The recorded thought is over here, unless its sample was cut in it.
+            closed = track.closed_at is None or sample.signalled or self._closes_here(sample)
+            if sample.left > 0 and not closed:
                 if sample.asking:
                     # What closed it may be a probe that is still out.
                     return self._now, lambda: None
                 raise Undecidable("a thought that would have gone on was not recorded")
-            unended = track.paused or piece is not None or not track.ended
-            if unended and sample.left > 0 and sample.pauses and track.closed_at is None:
+            open_end = track.closed_at is None and sample.left > 0 and sample.pauses
+            if open_end and (paused or piece is not None):
                 return sample.waiting + track.pause, lambda: self._ended(index, EndReason.THOUGHT_END)
-            sample.closing = piece is not None and (track.closed_at is None or self._closes_here(sample))
+            sample.closing = piece is not None and closed
         elif thinking and self._reopened_here(sample):
             if not sample.pauses:
                 raise Undecidable("how a thought would have been answered was not recorded")
@@ -234,7 +245,8 @@ class _Player:
             piece = track.pieces[sample.piece] if sample.piece < len(track.pieces) else None
         if piece is None:
             if not track.ended and sample.left > 0:
-                raise Undecidable("a sample that would have gone on was not recorded")
+                # It ran on when it was cut; something may still cut it here by then.
+                return sample.waiting + track.tail + _HAIR_S, self._at_a_loss
             reason = track.finish if track.ended else EndReason.LENGTH
             return sample.waiting + track.tail, lambda: self._ended(index, reason)
         if sample.left == 0:
@@ -244,6 +256,10 @@ class _Player:
         pace = piece.span * (gone - piece.tokens / piece.chunks) / max(1.0, piece.tokens - piece.tokens / piece.chunks)
         begun = sample.waiting + piece.wait
         return begun + min(piece.span, max(0.0, pace)), lambda: self._chunk(index, piece, count, begun)
+
+    @staticmethod
+    def _at_a_loss() -> None:
+        raise Undecidable("a sample that would have gone on was not recorded")
 
     @staticmethod
     def _closes_here(sample: _Sample) -> bool:
@@ -268,6 +284,7 @@ class _Player:
         values = piece.confidences[sample.within : sample.within + count]
         sample.within += count
         sample.left -= count
+        sample.spoke = True
         if piece.phase is Phase.THINKING:
             sample.thought += count
         else:
@@ -288,7 +305,9 @@ class _Player:
     def _ended(self, index: int, reason: EndReason) -> None:
         sample = self._samples[index]
         sample.turn += 1
-        sample.waiting = self._now
+        if sample.spoke:
+            sample.waiting = self._now
+        sample.spoke = False
         pieces = sample.track.pieces
         left = sample.piece < len(pieces)
         # Whatever of a thought is left is skipped if it is closed now; if not, the segment ends the sample.
@@ -389,3 +408,7 @@ class _Player:
         if any(same is False for same in told):
             return True
         return None if None in told else False
+
+
+_HAIR_S = 1e-6
+"""What sums of recorded times may be off by."""

@@ -82,7 +82,7 @@ class Track:
         ended: Whether the sample came to its own end, so that no policy could have had more of it.
         finish: How its last segment ended.
         tail: Seconds from its last tokens to that end.
-        paused: Whether its stream paused where the model closed its thought.
+        paused_at: Tokens of its thought where its stream last paused because the model closed the thought.
         pause: Seconds from the last tokens of its thought to that pause.
         answer: Class of its answer; None where it has none or none was read.
         vote: Its vote, where it voted.
@@ -96,7 +96,7 @@ class Track:
     ended: bool = False
     finish: EndReason = EndReason.ABORTED
     tail: float = 0.0
-    paused: bool = False
+    paused_at: int | None = None
     pause: float = 0.0
     answer: int | None = None
     vote: Voted | None = None
@@ -178,6 +178,8 @@ class _Reader:
         self._last: dict[int, float] = {}
         self._thought: dict[int, int] = {}
         self._left: dict[int, int] = {}
+        self._spoke: dict[int, bool] = {}
+        """Whether the open segment of a sample has brought a token."""
         self._closing: dict[int, int] = {}
         """Tokens of the thought where a stream was closed, so that the thought, or the sample, might end."""
         self._probing: dict[int, tuple[float, int]] = {}
@@ -229,7 +231,10 @@ class _Reader:
     def _opened(self, opened: Open, at: float) -> None:
         track = self._track(opened.sample)
         self._left[opened.sample] = opened.max_tokens
-        self._last[opened.sample] = at
+        if self._spoke.get(opened.sample, True):
+            # A segment that was closed before its first token is part of the wait for it.
+            self._last[opened.sample] = at
+        self._spoke[opened.sample] = False
         if opened.think_on:
             track.reopened_at.append(self._thought.get(opened.sample, 0))
 
@@ -245,6 +250,7 @@ class _Reader:
             wants=tuple(record.get("wants", ())),
         )
         self._last[chunk.sample] = chunk.at
+        self._spoke[chunk.sample] = True
         self._left[chunk.sample] = self._left.get(chunk.sample, 0) - chunk.tokens
         if chunk.phase is Phase.THINKING:
             self._thought[chunk.sample] = self._thought.get(chunk.sample, 0) + chunk.tokens
@@ -255,7 +261,7 @@ class _Reader:
         track.finish = event.reason
         track.tail = max(0.0, event.at - self._last.get(event.sample, event.at))
         if event.reason is EndReason.THOUGHT_END:
-            track.paused, track.pause = True, track.tail
+            track.paused_at, track.pause = self._thought.get(event.sample, 0), track.tail
         resumed = any(isinstance(decision, Open) and decision.close_thought for decision in step.decided)
         cut = event.reason in (EndReason.LENGTH, EndReason.ABORTED, EndReason.REPETITION)
         place = self._closing.pop(event.sample, self._thought.get(event.sample, 0))
