@@ -197,14 +197,12 @@ class _Player:
 
     def _close(self, sample: _Sample) -> None:
         """The thought is over: skip what is left of it."""
-        if sample.closing:
-            return
         track = sample.track
         sample.closing = True
         whole = track.tokens(Phase.THINKING)
         if sample.thought < whole and sample.thought != track.closed_at:
             sample.closed_at = sample.thought
-        if sample.thought < whole and not track.tokens(Phase.ANSWER) and not (track.ended and whole == 0):
+        if sample.thought < whole and not track.tokens(Phase.ANSWER):
             raise Undecidable("how long an answer would have been was not recorded")
         while sample.piece < len(track.pieces) and track.pieces[sample.piece].phase is Phase.THINKING:
             sample.piece += 1
@@ -319,9 +317,9 @@ class _Player:
         self._see(SegmentEnded(at=self._now, sample=index, reason=reason, phase=phase))
 
     def _abort(self, index: int) -> None:
+        # Votes are read at once here, so that what is aborted is always a stream.
         self._samples[index].turn += 1
-        if self._chain.is_open(index):
-            self._later(self._now, lambda: self._ended(index, EndReason.ABORTED))
+        self._later(self._now, lambda: self._ended(index, EndReason.ABORTED))
 
     def _probe(self, action: Probe) -> None:
         sample = self._samples[action.sample]

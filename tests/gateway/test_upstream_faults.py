@@ -18,7 +18,7 @@ BODIES = {
 }
 apis = pytest.mark.parametrize("path", BODIES)
 streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-QUICK = {"upstream": {"silence_timeout_s": 0.25}}
+QUICK = {"upstream": {"silence_timeout_s": 1.0}}
 PRIVATE = re.compile(r"127\.0\.0\.1|localhost|://|/(tmp|home|root|usr|srv|models)")
 
 

@@ -130,7 +130,7 @@ def signal_within(engine, action, *, latest=LONG - 200, arguments=None, value=No
     then is let go, and the next one taken.
     """
     more = {} if value is None else {"value": value}
-    for _ in range(20):
+    for _ in range(100):
         ticket = Ticket()
         running = Running(engine, engine.thinking("chat", vllm_xargs=ticket.arguments | (arguments or {}), **request))
         while engine.signal(ticket, action, **more).status_code == 409:  # not taken up yet

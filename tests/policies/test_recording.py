@@ -105,6 +105,22 @@ def test_plans_that_nothing_wrote_are_refused(plan):
         plan_from_record(plan)
 
 
+def test_values_that_a_chunk_lacks_are_left_out():
+    spec = RuleSpec(family="sampling", rule="confidence")
+    recorder = Recorder(watched([build_rule(spec, plan_for(spec, close_by=ThinkingCap.GATEWAY))]))
+    recorder.note(Chunk(at=1.0, sample=0, tokens=2, phase=Phase.ANSWER), ())
+    recorder.flush()
+    (record,) = recorder.records
+    assert "confidences" not in record
+
+
+def test_what_a_rule_wanted_that_does_not_run_now_is_passed_over():
+    want = {"by": "boundary", "decision": "CloseThought", "sample": 0, "rule": "boundary"}
+    record = {"event": "Chunk", "at": 1.0, "sample": 0, "tokens": 1, "phase": "thinking", "wants": [want]}
+    (difference,) = replay(log_of(record)).differences
+    assert difference.event == "Started"
+
+
 def test_an_engines_close_is_recorded_as_it_comes():
     recorder = Recorder()
     recorder.note(EngineClosed(at=1.0, sample=0, rule="engine_entropy", at_token=4), ())
