@@ -349,5 +349,8 @@ def test_a_client_that_left_leaves_again_unless_it_was_served_before():
     assert held.interrupted == ClientGone(at=2.5)
     verdict = play(held, ONE, [])
     assert (verdict.tokens, verdict.latency, verdict.changed) == (60, 2.5, False)
-    early = play(held, replace(ONE, sample_tokens=40, thinking_tokens=20), [])
-    assert early.tokens == 20 + 10
+    early = play(held, replace(ONE, sample_tokens=25, thinking_tokens=20), [])
+    assert early.tokens == 25
+    assert early.latency < 2.5
+    with pytest.raises(Undecidable, match="sample that would have gone on"):
+        play(held, replace(ONE, thinking_tokens=20), [])
