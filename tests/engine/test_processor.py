@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-INSIDE = Path(__file__).with_name("inside.py")
+INSIDE = Path(__file__).with_name("inside")
 ENGINE_PYTHON = INSIDE.parents[2] / ".venv-engine" / "bin" / "python"
 CHECKS = [
     node.name
-    for node in ast.parse(INSIDE.read_text()).body
+    for module in ("loading", "steps", "routes")
+    for node in ast.parse((INSIDE / f"{module}.py").read_text()).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
 ]
 

@@ -1,6 +1,7 @@
 """Accounts of keys and teams through HTTP: reserve, settle, refuse, and what the refusals say."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fake_vllm import Script
@@ -74,21 +75,19 @@ def test_room_held_by_a_request_in_flight_is_a_rate_limit(gate):
 
 def test_the_prompts_estimate_is_reserved_and_its_length_charged(gate):
     gate.fake.says(Script.of(answer="more", endless=True))
-    gate.fake.settings.token_s = gate.fake.settings.prefill_s = 0.05
+    gate.fake.settings.token_s, gate.fake.settings.prefill_s = 0.05, 1.0  # the first reserve is read during prefill
     id_, key = gate.key()
     words = "word " * 100
     body = {"model": "fake", "messages": [{"role": "user", "content": words}], "stream": True, "max_tokens": 20}
-    with gate.client.stream("POST", CHAT, json=body, headers={"authorization": f"Bearer {key}"}) as running:
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(gate.post, CHAT, body, key=key)
         wait(lambda: bool(gate.fake.requests))
-        prompt = gate.fake.requests[0].prompt_tokens
         first = gate.settled()[-1]
-        assert first.state == "open"
-        pieces = running.iter_raw()
-        wait(lambda: b"more" in next(pieces))
-        assert gate.usage(f"key:{id_}") == (0, prompt + 20)
+        assert (first.state, gate.usage(f"key:{id_}")) == ("open", (0, first.reserved))
+        prompt = gate.fake.requests[0].prompt_tokens
         assert prompt + 20 < len(words) <= first.reserved
-        for _ in pieces:
-            pass
+        wait(lambda: gate.usage(f"key:{id_}") == (0, prompt + 20))
+        assert running.result().status_code == 200
     gate.idle()
     assert gate.usage(f"key:{id_}") == (prompt + 20, 0)
 

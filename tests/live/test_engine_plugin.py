@@ -257,7 +257,7 @@ def test_a_running_cap_is_lowered(engine):
     running.finish()
     closed = engine.status(ticket)["closed"]
     assert closed["rule"] == "thinking_tokens"
-    assert closed["at_token"] <= seen + 1 + engine.lag
+    assert closed["at_token"] <= max(3, seen + 1 + engine.lag)  # at the cap where the signal came before it
 
 
 def test_a_stop_ends_the_stream_as_the_model_would(engine):

@@ -94,8 +94,7 @@ def texts(project):
 def test_a_file_is_one_thought(texts):
     lengths = {name: text.count("\n") for name, text in texts.items() if name.endswith((".py", ".mjs", ".ts", ".html"))}
 
-    # The engine's Python runs these checks as one script: vLLM takes longer to import than all of them to run.
-    assert {name for name, lines in lengths.items() if lines > LONGEST} <= {"tests/engine/inside.py"}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
 
 
 def test_no_text_names_a_place_on_one_machine(texts):
