@@ -33,7 +33,7 @@ endif
 
 test: setup ## the whole suite, real engine included; branches of policies/ and ledger/ are measured
 	SUFFICE_REQUIRE_ENGINE=1 .venv/bin/coverage run -m pytest $(TESTS)
-	@.venv/bin/coverage report --fail-under=$(COVERAGE) >.coverage.txt || { cat .coverage.txt; exit 1; }
+	@.venv/bin/coverage report --fail-under=$(COVERAGE) >coverage.txt || { cat coverage.txt; exit 1; }
 
 check: .venv/.done ## lint, layers, types, docstrings
 	.venv/bin/ruff check .

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from suffice.policies.decisions import CONTINUE, CloseThought, EndRequest, RuleDecision
-from suffice.policies.events import Chunk, Event, Phase, Probed, Voted
+from suffice.policies.events import Chunk, Event, Phase, Priced, Probed, Voted
+from suffice.policies.sampling.price import PRICE_EVENTS
 from suffice.policies.sampling.rule import VoteRule
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Exit:
 class AuditedExit:
     """An early-exit rule that takes its probes and closes nothing.
 
+    It hears of no prices: what is audited is the rule's threshold, and a thought that a price would have closed earlier
+    would be held against it.
+
     Args:
         rule: The rule.
 
@@ -42,7 +46,7 @@ class AuditedExit:
 
     def __init__(self, rule: StoppingRule) -> None:
         self.name = rule.name
-        self.listens = rule.listens | {Chunk, Probed}
+        self.listens = (rule.listens - {Priced}) | {Chunk, Probed}
         self.needs = rule.needs
         self.exits: dict[int, Exit] = {}
         self._rule = rule
@@ -83,18 +87,19 @@ class AuditedExit:
 class AuditedVote(VoteRule):
     """A vote rule that draws all samples, and notes where the rule it stands for would have stopped.
 
-    Its winner is that of the full vote.
+    Its winner is that of the full vote. No price ends it: what is audited is the rule, on full votes.
 
     Args:
         rule: The rule.
     """
 
     plain = False
+    priced = False
 
     def __init__(self, rule: VoteRule) -> None:
         super().__init__(most=rule.most)
         self.name = rule.name
-        self.listens = rule.listens
+        self.listens = rule.listens - PRICE_EVENTS
         self.needs = rule.needs
         self.stopped_at: int | None = None
         """Votes at which the rule would have stopped; None where it would have drawn all."""

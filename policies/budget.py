@@ -192,6 +192,15 @@ class Meter:
         pot.granted -= unused
         return unused
 
+    def settle(self, sample: int, tokens: int, granted: int) -> None:
+        """Book what one ended request of the sample generated, and take back the rest of what it was granted.
+
+        Raises:
+            IllegalEvent: As for ``use``.
+        """
+        self.use(sample, tokens)
+        self.release(sample, granted - tokens)
+
     def hold_back(self, sample: int, tokens: int) -> None:
         """Never grant these tokens of the pot: a closed stream may have generated them unseen."""
         pot = self._pots[sample]

@@ -12,11 +12,10 @@ Everything that decides whether a request goes on lives here or in a rule. What 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from suffice.policies.budget import PROBES, Meter
 from suffice.policies.decisions import (
-    CONTINUE,
     Abort,
     Action,
     CloseThought,
@@ -24,7 +23,6 @@ from suffice.policies.decisions import (
     Continue,
     DrawSamples,
     EndRequest,
-    Finish,
     Open,
     Probe,
     ReadVote,
@@ -44,31 +42,24 @@ from suffice.policies.events import (
     EndReason,
     EngineClosed,
     Event,
+    MemoryHeld,
+    Paused,
     Phase,
+    Priced,
     Probed,
     PromptCounted,
+    Resumed,
     SegmentEnded,
     Started,
     Tick,
     Voted,
 )
 from suffice.policies.plan import Plan, ThinkingCap
-from suffice.policies.sample import Sample, Stop
+from suffice.policies.rule import Rule, strongest
+from suffice.policies.sample import FINISH, GoOn, Sample, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class Rule(Protocol):
-    """A stopping or sampling rule: total, deterministic, and after a stop it keeps answering stop."""
-
-    name: str
-    listens: frozenset[type[Event]]
-    """Kinds of events that the rule wants to see; nothing is spent on the others."""
-
-    def observe(self, event: Event, /) -> RuleDecision:
-        """What the rule wants after this event. Never raises on an event of a kind it listens to."""
-        ...
 
 
 @dataclass(slots=True)
@@ -93,7 +84,8 @@ class Chain:
     _complete: bool = field(init=False, default=False)
     _started: bool = field(init=False, default=False)
     _waiting: int = field(init=False, default=0)
-    """Segments, probes and votes that are still to be reported."""
+    """Segments, probes and votes that are still to be reported, and samples that wait for memory."""
+    _held: bool = field(init=False, default=False)  # Memory is short: what would open waits.
     _listeners: dict[type[Event], tuple[Rule, ...]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,6 +98,11 @@ class Chain:
     def complete(self) -> bool:
         """Whether the request is over."""
         return self._complete
+
+    @property
+    def ending(self) -> bool:
+        """Whether all of the request is being ended, so that no rule is asked any more."""
+        return self._ending is not None
 
     @property
     def prompt_tokens(self) -> int:
@@ -121,6 +118,10 @@ class Chain:
     def cut_samples(self) -> frozenset[int]:
         """Samples that were ended before they ended by themselves."""
         return frozenset(index for index, sample in enumerate(self._samples) if sample.cut)
+
+    def listens_to(self, kind: type[Event]) -> bool:
+        """Whether a rule wants to see events of a kind."""
+        return kind in self._listeners
 
     def is_open(self, sample: int) -> bool:
         """Whether a sample has an open segment."""
@@ -152,10 +153,10 @@ class Chain:
             if isinstance(event, Chunk | SegmentEnded | Started | Probed | Voted):
                 raise IllegalEvent(f"{type(event).__name__} after the request was complete")
             return ()
+        actions: tuple[Action, ...] = ()
         match event:
             case Chunk():
                 self._book(event)
-                actions: tuple[Action, ...] = ()
             case Started():
                 if self._started:
                     raise IllegalEvent("Started twice")
@@ -163,48 +164,27 @@ class Chain:
                 actions = self._launch(self.plan.samples)
             case PromptCounted():
                 self._count_prompt(event)
-                actions = ()
             case SegmentEnded():
                 actions = self._ended(event)
             case Probed():
                 self._probed(event)
-                actions = ()
             case EngineClosed():
                 self._note(event.sample, event.rule, "engine", at=event.at_token)
-                actions = ()
             case Voted():
                 self._voted(event)
-                actions = ()
-            case Tick():
-                overdue = self.plan.deadline_s is not None and event.at >= self.plan.deadline_s
-                actions = self._apply(EndRequest(rule="deadline_ms")) if overdue else ()
-            case ClientGone():
-                actions = self._apply(EndRequest(rule="client_gone"))
-            case Draining():
-                actions = self._apply(EndRequest(rule="shutdown"))
+            case Priced():
+                pass  # Rules listen to it.
             case _:
-                assert_never(event)
+                actions = self._from_outside(event)
         listeners = self._listeners.get(type(event))
         if listeners and self._ending is None:
-            actions += self._apply(self._strongest(listeners, event))
+            actions += self._apply(strongest(listeners, event))
         if isinstance(event, SegmentEnded):
             actions += self._answer_paused(event.sample)
         if self._waiting == 0 and (self._started or self._ending is not None):
             self._complete = True
             actions += (Complete(),)
         return actions
-
-    @staticmethod
-    def _strongest(rules: tuple[Rule, ...], event: AnyEvent) -> RuleDecision:
-        """The strongest wish of the rules; the earlier rule wins a tie."""
-        best: RuleDecision = CONTINUE
-        best_rank = 0
-        for rule in rules:
-            decision = rule.observe(event)
-            rank = _RANK[type(decision)]
-            if rank > best_rank:
-                best, best_rank = decision, rank
-        return best
 
     def _apply(self, decision: RuleDecision) -> tuple[Action, ...]:
         match decision:
@@ -223,6 +203,8 @@ class Chain:
                 if sample.done or sample.stopped:
                     return ()
                 sample.stopped = decision
+                if self._unpark(decision.sample):
+                    return self._cut(decision.sample, decision.rule, decision.finish.value)
                 return (Abort(sample=decision.sample),) if sample.open else ()
             case EndRequest():
                 return self._end_all(decision)
@@ -231,13 +213,14 @@ class Chain:
 
     def _close_thought(self, decision: CloseThought) -> tuple[Action, ...]:
         sample = self._samples[decision.sample]
-        if not sample.open or sample.closing or sample.stopped or sample.phase is not Phase.THINKING:
+        ending = sample.closing or sample.stopped or sample.parking
+        if not sample.open or ending or sample.answering or sample.phase is not Phase.THINKING:
             return ()
         if self.plan.close_by is ThinkingCap.ENGINE:
             sample.closing = decision
             self._note(decision.sample, decision.rule, "engine")
             return (Signal(sample=decision.sample),)
-        if self.meter.room(decision.sample) < ABORT_LAG_TOKENS + self._answer_reserve:
+        if self.meter.room(decision.sample) < ABORT_LAG_TOKENS + self.plan.answer_reserve:
             # Resuming would take the answer's tokens; the cap on the thought is about to close it anyway.
             return ()
         sample.closing = decision
@@ -257,8 +240,7 @@ class Chain:
         sample = self._samples[event.sample] if event.sample < len(self._samples) else None
         if sample is None or not sample.probe:
             raise IllegalEvent(f"sample {event.sample} has no open probe")
-        self.meter.use(PROBES, event.tokens)
-        self.meter.release(PROBES, sample.probe - event.tokens)
+        self.meter.settle(PROBES, event.tokens, sample.probe)
         sample.probe = 0
         self._waiting -= 1
 
@@ -266,9 +248,7 @@ class Chain:
         sample = self._samples[event.sample] if event.sample < len(self._samples) else None
         if sample is None or not sample.voting:
             raise IllegalEvent(f"sample {event.sample} is not to vote")
-        if event.judge_tokens or sample.judging:
-            self.meter.use(PROBES, event.judge_tokens)
-            self.meter.release(PROBES, sample.judging - event.judge_tokens)
+        self.meter.settle(PROBES, event.judge_tokens, sample.judging)
         sample.voting, sample.judging = False, 0
         self._waiting -= 1
 
@@ -276,21 +256,87 @@ class Chain:
         if self._ending is not None:
             return ()
         self._ending = decision
-        return tuple(Abort(sample=index) for index, sample in enumerate(self._samples) if sample.open or sample.voting)
+        actions: list[Action] = []
+        for index, sample in enumerate(self._samples):
+            if self._unpark(index):
+                actions += self._cut(index, decision.rule, decision.finish.value)
+            elif sample.open or sample.voting:
+                actions.append(Abort(sample=index))
+        return tuple(actions)
+
+    def _from_outside(self, event: Tick | MemoryHeld | Paused | Resumed | ClientGone | Draining) -> tuple[Action, ...]:
+        """What does not come from the samples: the clock, the engine's memory, the client, the server."""
+        match event:
+            case Tick():
+                rule, due = "deadline_ms", self.plan.deadline_s is not None and event.at >= self.plan.deadline_s
+            case MemoryHeld():
+                most = self.plan.limits.get("kv_block_seconds")
+                rule, due = "kv_block_seconds", most is not None and event.block_seconds >= most.value
+            case ClientGone():
+                rule, due = "client_gone", True
+            case Draining():
+                rule, due = "shutdown", True
+            case Paused():
+                return self._pause()
+            case Resumed():
+                return self._unpause()
+            case _:
+                assert_never(event)
+        return self._apply(EndRequest(rule=rule)) if due else ()
+
+    def _pause(self) -> tuple[Action, ...]:
+        """Give memory back: what runs and can go on from its own tokens is aborted, what would open waits."""
+        if self._held or self._ending is not None or not self.plan.resumes:
+            return ()
+        self._held = True
+        for index, sample in enumerate(self._samples):
+            # One that has told no token yet could only start anew; one that ends already gives its memory back anyway.
+            begun = sample.open and self.meter.sample_used(index) > 0
+            sample.parking = begun and sample.closing is None and sample.stopped is None
+        return tuple(Abort(sample=index) for index, sample in enumerate(self._samples) if sample.parking)
+
+    def _unpause(self) -> tuple[Action, ...]:
+        self._held = False
+        opened: list[Action] = []
+        for index, sample in enumerate(self._samples):
+            parked = sample.parked
+            if parked is not None and self._unpark(index):
+                opened += self._start(index, parked)
+        return tuple(opened)
+
+    def _unpark(self, index: int) -> bool:
+        """Whether a sample waited for memory, which it no longer does."""
+        sample = self._samples[index]
+        if sample.parked is None:
+            return False
+        sample.parked = None
+        self._waiting -= 1
+        return True
 
     def _launch(self, count: int) -> tuple[Action, ...]:
         """Open new samples while the budget has anything for them; those of one launch share what is left."""
         opened: list[Action] = []
         # Of what earlier waves left, a sample needs enough to answer at all.
-        least = self._answer_reserve + 1 if self._samples else 1
+        least = self.plan.answer_reserve + 1 if self._samples else 1
         count = min(count, self.meter.left // least)
         for position in range(count):
             index = len(self._samples)
             self.meter.allot(index, min(self.plan.sample_tokens, self.meter.left // (count - position)))
             phase = Phase.ANSWER if self.plan.thinking_cap is ThinkingCap.NONE else Phase.THINKING
             self._samples.append(Sample(phase=phase))
-            opened.append(self._open(index))
+            opened += self._start(index, GoOn(fresh=True))
         return tuple(opened)
+
+    def _start(self, index: int, go_on: GoOn) -> tuple[Action, ...]:
+        """Open a sample's next segment, or have it wait where memory is short."""
+        sample = self._samples[index]
+        if self._held:
+            sample.parked = go_on
+            self._waiting += 1
+            return ()
+        if not go_on.fresh:
+            sample.segment += 1
+        return (self._open(index, close_thought=go_on.close_thought, think_on=go_on.think_on),)
 
     def _open(self, index: int, *, close_thought: bool = False, think_on: bool = False) -> Open:
         sample = self._samples[index]
@@ -302,6 +348,7 @@ class Chain:
             want = min(want, max(1, cap - sample.thinking))
         allowance = self.meter.grant(index, want)
         sample.open = True
+        sample.answering = close_thought
         sample.closing = None
         self._waiting += 1
         engine_cap = self.plan.thinking_cap is ThinkingCap.ENGINE and thinking
@@ -322,7 +369,7 @@ class Chain:
         if cap is None:
             return None
         size = self.meter.room(index) + self.meter.sample_used(index) - self._samples[index].reopened
-        return max(0, min(cap, size - self._answer_reserve - self.plan.close_tokens))
+        return max(0, min(cap, size - self.plan.answer_reserve - self.plan.close_tokens))
 
     def assume_prompt(self, tokens: int) -> None:
         """Take the prompt's length on trust where upstream's stream was cut before it told; changes nothing it told."""
@@ -364,45 +411,50 @@ class Chain:
         if event.reason is EndReason.ABORTED and sample.closing is not None:
             # No more than the stream was still allowed, and not what is left for the answer: chunks that came together
             # with the one that decided may have taken the room that there was then.
-            spare = max(0, self.meter.available(event.sample) - self._answer_reserve)
+            spare = max(0, self.meter.available(event.sample) - self.plan.answer_reserve)
             self.meter.hold_back(event.sample, min(ABORT_LAG_TOKENS, unused, spare))
             self._note(event.sample, sample.closing.rule, "gateway")
-            return (self._go_on(event.sample, close_thought=event.phase is Phase.THINKING),)
+            return self._start(event.sample, GoOn(close_thought=event.phase is Phase.THINKING))
         room = self.meter.available(event.sample)
+        if event.reason is EndReason.ABORTED and sample.parking and room > 0:
+            # What the engine generated unseen meanwhile is the gateway's to bear: the answer must not become shorter.
+            sample.parking = False
+            return self._start(event.sample, GoOn())
+        sample.parking = False
         if event.reason is EndReason.REPETITION and event.phase is Phase.THINKING and self.plan.resumes and room > 0:
             # The engine ends whole samples; of a thought that loops only the thought is over.
             self._note(event.sample, "repetition", "engine")
-            return (self._go_on(event.sample, close_thought=True),)
+            return self._start(event.sample, GoOn(close_thought=True))
         if event.reason is EndReason.THOUGHT_END and room > 0:
             # Rules listen to this very event and may have the sample think on; otherwise it answers.
             sample.paused = True
             return ()
         if event.reason is EndReason.LENGTH:
             if room > 0 and unused == 0:
-                return (self._resume(event),)
+                return self._resume(event)
             # With tokens left in its allowance, the model's context was what ended it.
-            self._note(event.sample, "context" if unused else self._binding_limit(), "engine")
+            self._note(event.sample, "context" if unused else self.plan.binding_limit, "engine")
         if event.reason is EndReason.REPETITION:
             self._note(event.sample, "repetition", "engine")
-        return self._done(event.sample, _FINISH[event.reason])
+        return self._done(event.sample, FINISH[event.reason])
 
     def _cut(self, index: int, rule: str, finish: str) -> tuple[Action, ...]:
         self._samples[index].cut = True
         self._note(index, rule, "gateway")
         return self._done(index, finish)
 
-    def _resume(self, event: SegmentEnded) -> Open:
+    def _resume(self, event: SegmentEnded) -> tuple[Action, ...]:
         """A segment was shorter than the sample may be: go on, closing the thought if it is still open."""
         thinking = event.phase is Phase.THINKING
         if thinking:
             closing = self._samples[event.sample].closing
             self._note(event.sample, "thinking_tokens" if closing is None else closing.rule, "gateway")
-        return self._go_on(event.sample, close_thought=thinking)
+        return self._start(event.sample, GoOn(close_thought=thinking))
 
     def _think_on(self, decision: ThinkOn) -> tuple[Action, ...]:
         sample = self._samples[decision.sample]
         cap = self._thought_cap(decision.sample)
-        spare = self.meter.room(decision.sample) - self._answer_reserve - self.plan.close_tokens
+        spare = self.meter.room(decision.sample) - self.plan.answer_reserve - self.plan.close_tokens
         full = spare < 1 or (cap is not None and sample.thinking >= cap)
         if not sample.paused or full or sample.closing is not None:
             # A thought that was closed on purpose, or has nothing left to go on with, stays closed.
@@ -412,7 +464,7 @@ class Chain:
         sample.phase = Phase.THINKING
         sample.reopened += 1
         self._note(decision.sample, decision.rule, "gateway")
-        return (self._go_on(decision.sample, think_on=True),)
+        return self._start(decision.sample, GoOn(think_on=True))
 
     def _answer_paused(self, index: int) -> tuple[Action, ...]:
         """Nobody wanted a paused sample to think on: it answers, unless a rule ended it in its pause."""
@@ -423,11 +475,7 @@ class Chain:
         stopped = self._ending or sample.stopped
         if stopped is not None:
             return self._cut(index, stopped.rule, stopped.finish.value)
-        return (self._go_on(index, close_thought=True),)
-
-    def _go_on(self, index: int, *, close_thought: bool = False, think_on: bool = False) -> Open:
-        self._samples[index].segment += 1
-        return self._open(index, close_thought=close_thought, think_on=think_on)
+        return self._start(index, GoOn(close_thought=True))
 
     def _done(self, index: int, finish: str) -> tuple[Action, ...]:
         sample = self._samples[index]
@@ -437,51 +485,16 @@ class Chain:
         if not self.plan.votes or self._ending is not None:
             return (done,)
         sample.voting = True
-        if self.plan.judge_tokens:
-            sample.judging = self.meter.grant(PROBES, self.plan.judge_tokens)
+        sample.judging = self.meter.grant(PROBES, self.plan.judge_tokens)
         self._waiting += 1
         return (done, ReadVote(sample=index, judge_tokens=sample.judging))
-
-    @property
-    def _answer_reserve(self) -> int:
-        reserve = self.plan.limits.get("answer_reserve")
-        return 1 if reserve is None else reserve.value
-
-    def _binding_limit(self) -> str:
-        """Which limit a sample that ran to its end ran into."""
-        limits = self.plan.limits
-        sample = limits.get("sample_tokens")
-        if sample is None or sample.value > self.plan.sample_tokens:
-            return "total_tokens"
-        return "sample_tokens"
 
     def _note(self, sample: int, rule: str, by: str, *, at: int | None = None) -> None:
         used = self.meter.sample_used(sample) if at is None else at
         self.stops.append(Stop(sample=sample, rule=rule, by=by, at_token=used))
 
 
-_RANK: dict[type[RuleDecision], int] = {
-    Continue: 0,
-    DrawSamples: 1,
-    TakeProbe: 2,
-    ThinkOn: 3,
-    CloseThought: 4,
-    StopSample: 5,
-    EndRequest: 6,
-}
-
 ABORT_LAG_TOKENS = 16
-"""Tokens of a sample that are never granted again once a stream of it was closed early.
-
-Between the last chunk that was read and the engine's noticing the closed connection it may generate some more. They
-are allowed for, so that the sum of all that upstream was ever allowed to generate still keeps the limit.
-"""
-
-_FINISH = {
-    EndReason.STOP: Finish.STOP.value,
-    EndReason.LENGTH: Finish.LENGTH.value,
-    EndReason.TOOL_CALLS: "tool_calls",
-    EndReason.REPETITION: Finish.STOP.value,
-    EndReason.ABORTED: Finish.LENGTH.value,
-    EndReason.THOUGHT_END: Finish.LENGTH.value,
-}
+"""Tokens of a sample that are never granted again once a stream of it was closed early: between the last chunk that
+was read and the engine's noticing the closed connection it may generate some more. They are allowed for, so that the
+sum of all that upstream was ever allowed to generate still keeps the limit."""

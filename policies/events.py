@@ -191,8 +191,51 @@ class Voted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Priced(Event):
+    """What work costs from now on: the prices of engine time and of memory, and how much of either a token takes.
+
+    Prices are in gain, the probability that a unit of work changes an answer for the better. They hold until the next
+    event of this kind; before the first one everything is free.
+
+    Attributes:
+        second: Gain that a second of engine time must bring.
+        block_second: Gain that a KV block held for a second must bring.
+        token_s: Engine time of one token of one more sample, in seconds: its share of the batch's step.
+        step_s: Seconds from one token of a sample to its next.
+        block_size: Tokens of a KV block; 0 where unknown, which leaves memory unpriced.
+    """
+
+    second: float
+    block_second: float
+    token_s: float
+    step_s: float
+    block_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick(Event):
     """A moment that a rule asked to be woken at has come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryHeld(Event):
+    """What the request has held of the KV cache so far.
+
+    Attributes:
+        block_seconds: Blocks times seconds.
+    """
+
+    block_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Event):
+    """Memory is short: samples that can go on from their own tokens give theirs back until ``Resumed``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """There is memory for the request again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,5 +249,18 @@ class Draining(Event):
 
 
 AnyEvent: TypeAlias = (
-    Started | PromptCounted | Chunk | SegmentEnded | Probed | EngineClosed | Voted | Tick | ClientGone | Draining
+    Started
+    | PromptCounted
+    | Chunk
+    | SegmentEnded
+    | Probed
+    | EngineClosed
+    | Voted
+    | Priced
+    | Tick
+    | MemoryHeld
+    | Paused
+    | Resumed
+    | ClientGone
+    | Draining
 )

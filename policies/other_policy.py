@@ -3,7 +3,8 @@
 A fresh chain with the other policy's plan and rules is driven by a tape in the driver's and upstream's place, in
 recorded time: tokens come when they came, beside each other as they did. What was recorded suffices for fewer samples,
 for thoughts that end earlier, at a probe that was taken, and for lower limits. Where the policy asks for what never
-happened the request is ``Undecidable``: nothing is made up.
+happened the request is ``Undecidable``: nothing is made up. The same holds of a request that waited for memory,
+since how long another would have waited is not in its record, and of a decision at prices that nobody told any more.
 
 What a thought that is closed earlier is answered with is what the last probe at or before that place found, and the
 answer is taken to be as long as the recorded one. What must not be here: files, and what the policy is.
@@ -19,16 +20,16 @@ from typing import TYPE_CHECKING, assert_never
 from suffice.policies.chain import Chain
 from suffice.policies.decisions import Abort, Action, Complete, Open, Probe, ReadVote, SampleDone, Signal
 from suffice.policies.errors import IllegalEvent, PolicyError
-from suffice.policies.events import Chunk, EndReason, Phase, Probed, SegmentEnded, Started, Tick, Voted
+from suffice.policies.events import Chunk, EndReason, Phase, Priced, Probed, SegmentEnded, Started, Tick, Voted
 from suffice.policies.recording import Recalled
 from suffice.policies.sampling.draw import Draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from suffice.policies.chain import Rule
     from suffice.policies.events import AnyEvent
     from suffice.policies.plan import Plan
+    from suffice.policies.rule import Rule
     from suffice.policies.tape import Piece, Tape, TapedProbe, Track
 
 
@@ -102,6 +103,13 @@ class _Sample:
     waiting: float = 0.0
     spoke: bool = False
     """Whether the open segment has brought a token."""
+    last: float = 0.0
+    """When its last token came, or the open segment was opened."""
+    segment: int = 0
+    aborting: bool = False
+    """Its stream is being closed: nothing more comes of the open segment."""
+    vote: Voted | None = None
+    """Its vote, while that is being read."""
     cut: bool = False
     turn: int = 0
     """Counts up whenever what was to come is called off."""
@@ -126,6 +134,10 @@ class _Player:
 
     def run(self) -> Verdict:
         """Play to the end."""
+        if self._tape.held_up:
+            raise Undecidable("the request waited for memory; how long another would have is not told")
+        for priced in self._tape.prices:
+            self._tell(priced)
         self._later(self._tape.started, lambda: self._see(Started(at=self._now)))
         wake = self._chain.wakes_at()
         if wake is not None:
@@ -139,11 +151,18 @@ class _Player:
             act()
         return Verdict(tokens=self._chain.meter.used, latency=self._end, changed=self._changed())
 
+    def _tell(self, priced: Priced) -> None:
+        """Have the other policy hear of prices when the recorded one did."""
+        self._later(priced.at, lambda: self._see(priced))
+
     def _later(self, at: float, act: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._queue, (at, self._count, act))
 
     def _see(self, event: AnyEvent) -> None:
+        told = not self._tape.prices or self._now <= self._tape.completed + _HAIR_S
+        if isinstance(event, Voted | Probed) and not told and self._chain.listens_to(Priced):
+            raise Undecidable("the prices of a time after the recorded end are not told")
         for action in self._chain.observe(event):
             self._perform(action)
 
@@ -175,6 +194,9 @@ class _Player:
             if track.prompt is not None:
                 self._see(replace(track.prompt, at=self._now))
         sample = self._samples[opened.sample]
+        sample.segment = opened.segment
+        sample.last = self._now
+        sample.aborting = False
         sample.left = opened.max_tokens
         sample.pauses = opened.pause_at_close
         before = 0 if sample.track.prompt is None else sample.track.prompt.thinking or 0
@@ -211,6 +233,8 @@ class _Player:
     def _next(self, index: int) -> None:
         """Arrange for what the sample does next."""
         sample = self._samples[index]
+        if sample.aborting:
+            return
         sample.turn += 1
         turn = sample.turn
         at, act = self._upcoming(index, sample)
@@ -221,7 +245,7 @@ class _Player:
         piece = track.pieces[sample.piece] if sample.piece < len(track.pieces) else None
         thinking = piece is not None and piece.phase is Phase.THINKING
         whole = track.tokens(Phase.THINKING)
-        paused = track.paused_at == sample.thought
+        paused = track.paused_at == sample.thought and sample.reopens < track.pauses
         if not sample.closing and sample.thought == whole and (whole > 0 or paused):
             # The recorded thought is over here, unless its sample was cut in it.
             closed = track.closed_at is None or sample.signalled or self._closes_here(sample)
@@ -232,28 +256,43 @@ class _Player:
                 raise Undecidable("a thought that would have gone on was not recorded")
             open_end = track.closed_at is None and sample.left > 0 and sample.pauses
             if open_end and (paused or piece is not None):
-                return sample.waiting + track.pause, lambda: self._ended(index, EndReason.THOUGHT_END)
+                return self._pause_of(sample), lambda: self._ended(index, EndReason.THOUGHT_END)
             sample.closing = piece is not None and closed
         elif thinking and self._reopened_here(sample):
             if not sample.pauses:
                 raise Undecidable("how a thought would have been answered was not recorded")
-            return sample.waiting + track.pause, lambda: self._ended(index, EndReason.THOUGHT_END)
+            return self._pause_of(sample), lambda: self._ended(index, EndReason.THOUGHT_END)
         if thinking and self._closes_here(sample):
             self._close(sample)
             piece = track.pieces[sample.piece] if sample.piece < len(track.pieces) else None
+        # The allowance ended with the thought, and an answer without tokens came in a segment of its own.
+        went_on = not sample.closing and sample.answered == 0 and sample.segment + 1 < len(track.ends)
+        if sample.left == 0 and (piece is not None or went_on):
+            lag = self._lag(sample, EndReason.LENGTH)
+            return sample.last + lag, lambda: self._ended(index, EndReason.LENGTH)
         if piece is None:
             if not track.ended and sample.left > 0:
                 # It ran on when it was cut; something may still cut it here by then.
                 return sample.waiting + track.tail + _HAIR_S, self._at_a_loss
             reason = track.finish if track.ended else EndReason.LENGTH
             return sample.waiting + track.tail, lambda: self._ended(index, reason)
-        if sample.left == 0:
-            return self._now, lambda: self._ended(index, EndReason.LENGTH)
         count = self._portion(sample, piece)
         gone = sample.within + count
         pace = piece.span * (gone - piece.tokens / piece.chunks) / max(1.0, piece.tokens - piece.tokens / piece.chunks)
         begun = sample.waiting + piece.wait
         return begun + min(piece.span, max(0.0, pace)), lambda: self._chunk(index, piece, count, begun)
+
+    @staticmethod
+    def _lag(sample: _Sample, reason: EndReason, otherwise: float = 0.0) -> float:
+        """Seconds that the open segment's end takes, where that segment ended so live."""
+        ends = sample.track.ends
+        if sample.segment < len(ends) and ends[sample.segment][0] is reason:
+            return ends[sample.segment][1]
+        return otherwise
+
+    def _pause_of(self, sample: _Sample) -> float:
+        """When the stream pauses at the thought's end."""
+        return sample.waiting + self._lag(sample, EndReason.THOUGHT_END, sample.track.pause)
 
     @staticmethod
     def _at_a_loss() -> None:
@@ -283,6 +322,7 @@ class _Player:
         sample.within += count
         sample.left -= count
         sample.spoke = True
+        sample.last = self._now
         if piece.phase is Phase.THINKING:
             sample.thought += count
         else:
@@ -317,9 +357,19 @@ class _Player:
         self._see(SegmentEnded(at=self._now, sample=index, reason=reason, phase=phase))
 
     def _abort(self, index: int) -> None:
-        # Votes are read at once here, so that what is aborted is always a stream.
-        self._samples[index].turn += 1
-        self._later(self._now, lambda: self._ended(index, EndReason.ABORTED))
+        sample = self._samples[index]
+        if sample.vote is not None:
+            # What was not told in time is not known.
+            lost = replace(sample.vote, answer=None, score=None, judge_tokens=0)
+            sample.vote = None
+            self._later(self._now, lambda: self._see(replace(lost, at=self._now)))
+            return
+        sample.turn += 1
+        sample.aborting = True
+        turn = sample.turn
+        # Where all of the request ends nothing hangs on how long its streams take to close.
+        lag = 0.0 if self._chain.ending else self._lag(sample, EndReason.ABORTED)
+        self._later(self._now + lag, lambda: self._ended(index, EndReason.ABORTED) if sample.turn == turn else None)
 
     def _probe(self, action: Probe) -> None:
         sample = self._samples[action.sample]
@@ -365,7 +415,17 @@ class _Player:
         vote = sample.track.vote
         score = None if vote is None or vote.answer != answer else vote.score
         judged = 0 if vote is None else min(vote.judge_tokens, action.judge_tokens)
-        self._see(Voted(at=self._now, sample=index, answer=answer, tokens=tokens, score=score, judge_tokens=judged))
+        voted = Voted(at=self._now, sample=index, answer=answer, tokens=tokens, score=score, judge_tokens=judged)
+        if not sample.track.vote_took:
+            self._see(voted)
+            return
+        sample.vote = voted
+        self._later(self._now + sample.track.vote_took, lambda: self._voted(sample))
+
+    def _voted(self, sample: _Sample) -> None:
+        if sample.vote is not None:
+            voted, sample.vote = sample.vote, None
+            self._see(replace(voted, at=self._now))
 
     def _answer(self, sample: _Sample) -> tuple[bool, int | None]:
         """Class of a sample's answer as played, and whether it is known."""

@@ -185,6 +185,18 @@ class Plan:
         return self.close_tokens > 0
 
     @property
+    def answer_reserve(self) -> int:
+        """Tokens of each sample that are kept for its answer; 1 where nothing reserves any."""
+        reserve = self.limits.get("answer_reserve")
+        return 1 if reserve is None else reserve.value
+
+    @property
+    def binding_limit(self) -> str:
+        """Which limit a sample that ran to its end ran into."""
+        sample = self.limits.get("sample_tokens")
+        return "total_tokens" if sample is None or sample.value > self.sample_tokens else "sample_tokens"
+
+    @property
     def worst_case_tokens(self) -> int:
         """Prompt and generated tokens to reserve before anything is sent upstream."""
         return self.prompt_tokens + self.total_tokens

@@ -30,9 +30,9 @@ from suffice.policies.stopping.static_cap import StaticCap
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from suffice.policies.chain import Rule
     from suffice.policies.decisions import Action
     from suffice.policies.events import AnyEvent, Loggable
+    from suffice.policies.rule import Rule
 
 UNLOGGED = frozenset({Need.TOKEN_IDS, Need.CLOSE_LOGPROB})
 """Needs of rules that also look at text or token ids: what they see is not in a log."""

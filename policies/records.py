@@ -7,7 +7,7 @@ here: files, and what is done with what was read.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import Enum
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -26,8 +26,8 @@ from suffice.policies.stopping.length import Length
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from suffice.policies.chain import Rule
     from suffice.policies.events import Loggable
+    from suffice.policies.rule import Rule
 
 T = TypeVar("T")
 
@@ -141,6 +141,7 @@ class RuleSpec:
         lengths: Of the rule that knows how long others were, the longest thought and answer it lets be.
         prior: Of the rule that learns from votes, what it had learned, as JSON-ready values.
         audited: Whether it was only asked what it would have done.
+        usual_tokens: Of a rule that weighs what thinking on costs, the length that a thought usually has.
     """
 
     family: str
@@ -150,6 +151,7 @@ class RuleSpec:
     lengths: tuple[int | None, int | None] | None = None
     prior: dict[str, Any] | None = None
     audited: bool = False
+    usual_tokens: int | None = None
 
     def to_record(self) -> dict[str, Loggable]:
         """The same as JSON-ready values."""
@@ -194,7 +196,8 @@ def build_rule(spec: RuleSpec, plan: Plan) -> Rule:
             case "guards":
                 return GUARDS.make(spec.rule, spec.parameters, setting=setting_of(plan))
             case "early_exit":
-                rule = RULES.make(spec.rule, spec.parameters, setting=setting_of(plan))
+                setting = replace(setting_of(plan), usual_tokens=spec.usual_tokens)
+                rule = RULES.make(spec.rule, spec.parameters, setting=setting)
                 return AuditedExit(rule) if spec.audited else rule
     except (InvalidBudget, ValueError) as error:
         raise BadRecord(str(error)) from None

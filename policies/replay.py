@@ -18,6 +18,7 @@ from suffice.policies.sampling.tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from suffice.policies.events import Priced
     from suffice.policies.sampling.rule import VoteRule
 
 
@@ -62,7 +63,12 @@ class Outcome:
 
 
 def replay_votes(
-    samples: Sequence[RecordedSample], make_rule: Callable[[], VoteRule], order: Sequence[int], *, wave: int = 1
+    samples: Sequence[RecordedSample],
+    make_rule: Callable[[], VoteRule],
+    order: Sequence[int],
+    *,
+    wave: int = 1,
+    priced: Priced | None = None,
 ) -> Outcome:
     """Replay one question.
 
@@ -74,8 +80,11 @@ def replay_votes(
         make_rule: Builds a fresh vote rule for at most ``len(order)`` samples.
         order: The order of launch, as indices of ``samples`` without repetition.
         wave: Samples that may run beside each other; 1 draws one by one.
+        priced: The prices in force all along, if any; the prompt's length is not recorded and counts as none.
     """
     draw = Draw(make_rule(), wave=wave, most=len(order))
+    if priced is not None:
+        draw.observe(priced)
     classes: dict[str, int] = {}
     launched = spent = now = waves = 0
     count = min(draw.first, len(order))

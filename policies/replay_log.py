@@ -23,11 +23,11 @@ from suffice.policies.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from suffice.policies.chain import Rule
     from suffice.policies.decisions import Action, RuleDecision
     from suffice.policies.events import AnyEvent
     from suffice.policies.plan import Plan
     from suffice.policies.records import RuleSpec
+    from suffice.policies.rule import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

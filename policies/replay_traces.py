@@ -18,6 +18,7 @@ from suffice.policies.stopping.family import Need
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from suffice.policies.events import Priced
     from suffice.policies.stopping.family import StoppingRule
 
 SECONDS_A_TOKEN = 0.02
@@ -118,7 +119,9 @@ def unmet(rule: StoppingRule, traces: Iterable[Trace]) -> frozenset[Need]:
     return frozenset(need for need in rule.needs if not recorded[need])
 
 
-def replay(trace: Trace, rule: StoppingRule, *, seconds_a_token: float = SECONDS_A_TOKEN) -> Outcome:
+def replay(
+    trace: Trace, rule: StoppingRule, *, seconds_a_token: float = SECONDS_A_TOKEN, priced: Priced | None = None
+) -> Outcome:
     """Play a recording to a rule made for it alone.
 
     A probe is taken where the rule asks if one was recorded there, else at the next recorded place: the thought goes
@@ -128,7 +131,11 @@ def replay(trace: Trace, rule: StoppingRule, *, seconds_a_token: float = SECONDS
     A thought that is closed is answered as the recorded probe at that place answered, or the last one before it: never
     by what was thought later. Where there is none the answer is unknown and counts as none. The answer costs what
     followed the recorded thought, or, where no thought is marked, that probe's tokens unless they were paid already.
+
+    Prices, where given, are in force all along; the prompt's length is not recorded and counts as none.
     """
+    if priced is not None:
+        rule.observe(priced)
     play = _Play(trace, rule, seconds_a_token)
     for index in range(len(trace.pieces)):
         ending = play.token(index)

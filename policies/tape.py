@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from suffice.policies.decisions import Abort, Complete, Open, Probe, Signal
+from suffice.policies.decisions import Abort, Complete, Open, Probe, ReadVote, Signal
 from suffice.policies.errors import BadRecord
 from suffice.policies.events import (
     Chunk,
@@ -16,9 +16,12 @@ from suffice.policies.events import (
     Draining,
     EndReason,
     EngineClosed,
+    Paused,
     Phase,
+    Priced,
     Probed,
     PromptCounted,
+    Resumed,
     SegmentEnded,
     Started,
     Voted,
@@ -28,6 +31,7 @@ from suffice.policies.replay_log import planned_of, steps
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from suffice.policies.decisions import Decision
     from suffice.policies.replay_log import Step
 
 
@@ -84,8 +88,11 @@ class Track:
         tail: Seconds from its last tokens to that end.
         paused_at: Tokens of its thought where its stream last paused because the model closed the thought.
         pause: Seconds from the last tokens of its thought to that pause.
+        ends: How each of its segments ended, and how long that took: from an abort's decision, else from its last
+            tokens, in seconds.
         answer: Class of its answer; None where it has none or none was read.
         vote: Its vote, where it voted.
+        vote_took: Seconds from its end to that vote.
     """
 
     pieces: list[Piece] = field(default_factory=list)
@@ -98,8 +105,15 @@ class Track:
     tail: float = 0.0
     paused_at: int | None = None
     pause: float = 0.0
+    ends: list[tuple[EndReason, float]] = field(default_factory=list)
     answer: int | None = None
     vote: Voted | None = None
+    vote_took: float = 0.0
+
+    @property
+    def pauses(self) -> int:
+        """Times that its stream paused because the model closed the thought."""
+        return sum(reason is EndReason.THOUGHT_END for reason, _ in self.ends)
 
     def tokens(self, phase: Phase) -> int:
         """Tokens of one phase."""
@@ -117,6 +131,8 @@ class Tape:
         completed: Seconds from receipt to its end.
         interrupted: The client's leaving or the server's going down, where it came before the end.
         read: Whether the samples' answers were read.
+        prices: The prices in force, in the order in which they were told.
+        held_up: Whether any of it waited for memory.
         receipt: Its receipt.
     """
 
@@ -127,6 +143,8 @@ class Tape:
     completed: float = 0.0
     interrupted: ClientGone | Draining | None = None
     read: bool = False
+    prices: list[Priced] = field(default_factory=list)
+    held_up: bool = False
 
     @property
     def tokens(self) -> int:
@@ -180,8 +198,10 @@ class _Reader:
         self._left: dict[int, int] = {}
         self._spoke: dict[int, bool] = {}
         """Whether the open segment of a sample has brought a token."""
-        self._closing: dict[int, int] = {}
-        """Tokens of the thought where a stream was closed, so that the thought, or the sample, might end."""
+        self._closing: dict[int, tuple[int, float]] = {}
+        """Tokens of the thought where a stream was closed, so that the thought, or the sample, might end; and when."""
+        self._reading: dict[int, float] = {}
+        """When the reading of a vote began."""
         self._probing: dict[int, tuple[float, int]] = {}
 
     def take(self, step: Step) -> None:
@@ -203,25 +223,36 @@ class _Reader:
             case EngineClosed():
                 self._track(event.sample).closed_at = self._thought.get(event.sample, 0)
             case Voted():
-                self._track(event.sample).vote = event
+                track = self._track(event.sample)
+                track.vote = event
+                track.vote_took = max(0.0, event.at - self._reading.get(event.sample, event.at))
+            case Priced():
+                self.tape.prices.append(event)
+            case Paused() | Resumed():
+                self.tape.held_up = self.tape.held_up or bool(step.decided)
             case ClientGone() | Draining() if not self.tape.completed:
                 self.tape.interrupted = event
             case _:
                 pass
         for decision in step.decided:
-            match decision:
-                case Open():
-                    self._opened(decision, event.at)
-                case Abort():
-                    self._closing[decision.sample] = self._thought.get(decision.sample, 0)
-                case Signal():
-                    self._track(decision.sample).closed_at = self._thought.get(decision.sample, 0)
-                case Probe():
-                    self._probing[decision.sample] = (event.at, decision.max_tokens)
-                case Complete():
-                    self.tape.completed = event.at
-                case _:
-                    pass
+            self._decided(decision, event.at)
+
+    def _decided(self, decision: Decision, at: float) -> None:
+        match decision:
+            case Open():
+                self._opened(decision, at)
+            case Abort():
+                self._closing[decision.sample] = self._thought.get(decision.sample, 0), at
+            case Signal():
+                self._track(decision.sample).closed_at = self._thought.get(decision.sample, 0)
+            case Probe():
+                self._probing[decision.sample] = (at, decision.max_tokens)
+            case ReadVote():
+                self._reading[decision.sample] = at
+            case Complete():
+                self.tape.completed = at
+            case _:
+                pass
 
     def _track(self, sample: int) -> Track:
         while len(self.tape.tracks) <= sample:
@@ -264,7 +295,9 @@ class _Reader:
             track.paused_at, track.pause = self._thought.get(event.sample, 0), track.tail
         resumed = any(isinstance(decision, Open) and decision.close_thought for decision in step.decided)
         cut = event.reason in (EndReason.LENGTH, EndReason.ABORTED, EndReason.REPETITION)
-        place = self._closing.pop(event.sample, self._thought.get(event.sample, 0))
+        last = self._last.get(event.sample, event.at)
+        place, closed = self._closing.pop(event.sample, (self._thought.get(event.sample, 0), last))
+        track.ends.append((event.reason, max(0.0, event.at - (closed if event.reason is EndReason.ABORTED else last))))
         if resumed and cut and event.phase is Phase.THINKING:
             track.closed_at = place
         full = event.reason is EndReason.LENGTH and self._left.get(event.sample, 0) > 0

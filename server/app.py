@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from suffice.server.config import Config, ConfigError
 from suffice.server.errors import ApiError, InternalError, MethodNotAllowed, Overloaded, RouteNotFound
+from suffice.server.gateway.batch.endpoint import BatchEndpoint
 from suffice.server.gateway.dialects import DIALECTS
 from suffice.server.gateway.experience import Experience
 from suffice.server.gateway.forward import CountTokensEndpoint, EmbeddingsEndpoint, list_models
@@ -51,7 +52,7 @@ def create_app(config: Config, data_dir: Path) -> FastAPI:
         service = await _start(config, data_dir)
         app.state.service = service
         _add_routes(app, service)
-        watching = (service.watch_upstream(), service.watch_loop(), service.experience.watch())
+        watching = (service.watch_upstream(), service.watch_loop(), service.experience.watch(), service.keeper.watch())
         watchers = [asyncio.create_task(watch) for watch in watching]
         try:
             yield
@@ -154,6 +155,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         Route("/v1/models", models),
         Route("/v1/embeddings", EmbeddingsEndpoint(service), methods=["POST"]),
         Route("/v1/messages/count_tokens", CountTokensEndpoint(service), methods=["POST"]),
+        Route(BatchEndpoint.path, BatchEndpoint(service), methods=["POST"]),
         *(Route(dialect.path, GenerateEndpoint(service, dialect), methods=["POST"]) for dialect in DIALECTS),
     ]
     if service.config.server.metrics_port is None:

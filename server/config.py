@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from suffice.policies.allocation.price import PriceRule
 from suffice.policies.budget import Budget
-from suffice.server.gateway.field import (  # noqa: TC002 - pydantic resolves them at run time
+from suffice.policies.memory.retraction import RetractionRule
+from suffice.server.gateway.field import (
     AnswerField,
+    ContextField,
     EarlyExitField,
     SamplingField,
     WithParameters,
@@ -40,6 +43,8 @@ class ServerSection(Strict):
     body_timeout_s: float = Field(30, gt=0, description="Time to receive a whole request body.")
     drain_s: float = Field(30, ge=0, description="Time for running answers to finish after SIGTERM.")
     allow_images: bool = Field(default=False, description="Pass image, audio and file parts to upstream.")
+    batch_questions: int = Field(1000, ge=1, description="Questions of one batch.")
+    batch_concurrency: int = Field(32, ge=1, description="Samples of one batch beside each other.")
 
 
 class UpstreamSection(Strict):
@@ -140,6 +145,7 @@ class Preset(Strict):
     sampling: SamplingField | None = None
     early_exit: EarlyExitField | None = None
     answer: AnswerField | None = None
+    context: ContextField | None = Field(None, description="When conversations are cut; keys as in policies.context.")
     guards: dict[str, WithParameters] = Field({}, description="Guards beside the gateway's own, or in their place.")
 
 
@@ -176,6 +182,7 @@ class PoliciesSection(Strict):
     sampling: SamplingField | None = Field(None, description="Sampling rule of requests that name none.")
     early_exit: EarlyExitField | None = Field(None, description="Early-exit rule of requests that name none.")
     answer: AnswerField | None = Field(None, description="Kind of answer of requests that name none.")
+    context: ContextField = ContextField()
     guards: dict[str, WithParameters] = Field({}, description="Rules beside them, by name, with their parameters.")
     verifiers: dict[str, Verifier] = Field({}, description="What can score answers, by the name that requests use.")
     judges: dict[str, JudgeSection] = Field({}, description="What can tell equal answers, by name.")
@@ -192,6 +199,53 @@ class LedgerSection(Strict):
 
     synchronous: Literal["full", "normal"] = "full"
     checkpoint_tokens: Tokens = 256
+
+
+class RetractionSection(Strict):
+    """When bulk generations are paused and resumed; shares are of the usable KV memory at the projected peak."""
+
+    high: float = Field(0.95, gt=0, le=1, description="Share above which bulk work is paused.")
+    low: float = Field(0.80, gt=0, le=1, description="Share below which it resumes.")
+    pauses: int = Field(2, ge=1, description="Times that one request may be paused.")
+    grace_s: float = Field(2, ge=0, description="Seconds that it runs untouched after its start and each resumption.")
+    longest_pause_s: float = Field(60, gt=0, description="Seconds after which a pause ends as soon as there is room.")
+
+    def rule(self) -> RetractionRule:
+        """The same for the pure layer."""
+        return RetractionRule(**self.model_dump())
+
+
+class PriceSection(Strict):
+    """How the prices of engine time and KV memory move."""
+
+    queue_s: float = Field(1, gt=0, description="Wait that is aimed at; above it engine time gets dearer.")
+    kv_pressure: float = Field(0.85, gt=0, le=1, description="Projected share of KV memory that is aimed at.")
+    rate: float = Field(0.2, gt=0, description="Speed of the prices: logarithmic steps a second at twice the aim.")
+
+    def rule(self) -> PriceRule:
+        """The same for the pure layer."""
+        return PriceRule(**self.model_dump())
+
+
+class KvSection(Strict):
+    """Who may start, by the engine's KV memory; who waits; what gives way."""
+
+    admission: Literal["off", "projected"] = Field(
+        "projected", description="off lets every request through at once; projected admits by the projected peak."
+    )
+    headroom: float = Field(0.05, ge=0, lt=1, description="Share of the memory that the projected peak leaves free.")
+    length_quantile: float | None = Field(
+        None, gt=0, lt=1, description="Quantile of past lengths that a sample is projected by; null for the mean."
+    )
+    when_stale: Literal["fail_open", "fail_closed", "hold_last"] = Field(
+        "fail_open", description="What holds once the engine's state is older than stale_s."
+    )
+    stale_s: float = Field(5, gt=0)
+    scrape_s: float = Field(0.5, gt=0, description="Seconds between readings of the engine's metrics.")
+    queue: int = Field(4096, ge=0, description="Requests that may wait.")
+    queue_per_tenant: int = Field(1024, ge=0, description="Requests of one team or key that may wait.")
+    retraction: RetractionSection | None = Field(RetractionSection(), description="null pauses nobody.")
+    price: PriceSection | None = Field(PriceSection(), description="null keeps prices at zero.")
 
 
 class TelemetrySection(Strict):
@@ -215,6 +269,7 @@ class Config(Strict):
     }
     policies: PoliciesSection = PoliciesSection()
     ledger: LedgerSection = LedgerSection()
+    kv: KvSection = KvSection()
     telemetry: TelemetrySection = TelemetrySection()
 
 

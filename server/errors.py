@@ -16,6 +16,7 @@
     |-- InternalError           500  internal_error
     |-- UpstreamFailed          502  upstream_error         retryable
     |-- Overloaded              503  server_overloaded      retryable
+    |   `-- DeadlineUnreachable 503  deadline_unreachable   retryable: later the wait may be shorter
     `-- Timeout                 504  upstream_timeout       retryable
         `-- DeadlineExceeded    504  deadline_exceeded      not retryable: the deadline was the caller's
 
@@ -202,6 +203,12 @@ class Overloaded(ApiError):
     retryable = True
 
 
+class DeadlineUnreachable(Overloaded):
+    """The wait leaves no time to answer by the deadline that the request names."""
+
+    code = "deadline_unreachable"
+
+
 class Timeout(ApiError):
     """Upstream did not answer in time."""
 
@@ -215,3 +222,15 @@ class DeadlineExceeded(Timeout):
 
     code = "deadline_exceeded"
     retryable = False
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before its request was complete.
+
+    Args:
+        phase: What the request was at: ``receiving`` or ``queued``.
+    """
+
+    def __init__(self, phase: str = "receiving") -> None:
+        super().__init__(phase)
+        self.phase = phase

@@ -7,7 +7,7 @@ from suffice.policies.budget import Bound
 from suffice.policies.chain import Chain
 from suffice.policies.decisions import Abort, Open, Probe, ReadVote, Signal
 from suffice.policies.errors import IllegalEvent
-from suffice.policies.events import Chunk, EndReason, Phase, Probed, PromptCounted, SegmentEnded, Started, Voted
+from suffice.policies.events import Chunk, EndReason, Phase, Priced, Probed, PromptCounted, SegmentEnded, Started, Voted
 from suffice.policies.plan import NotApplied, Plan, ThinkingCap
 from suffice.policies.recording import Recorder, watched
 from suffice.policies.records import RuleSpec, build_rule
@@ -30,6 +30,7 @@ SPECS = [
         for name in stopping.RULES.kinds
     ),
     RuleSpec(family="early_exit", rule="convergence", parameters={"probe_first": 4}, audited=True),
+    RuleSpec(family="early_exit", rule="confidence", parameters=small(stopping.RULES, "confidence"), usual_tokens=30),
     RuleSpec(family="guards", rule="length", parameters={}, lengths=(15, 5)),
     *(
         RuleSpec(family="sampling", rule=name, parameters=small(sampling.RULES, name), wave=2)
@@ -114,6 +115,14 @@ class Upstream:
             )
         )  # fmt: skip
 
+    def priced(self):
+        second, block_second = self.chance.choice([0.0, 0.1, 50.0]), self.chance.choice([0.0, 0.1])
+        self.see(
+            Priced(
+                at=self.at, second=second, block_second=block_second, token_s=0.01, step_s=0.02, block_size=16
+            )
+        )  # fmt: skip
+
     def ended(self, sample, reason):
         phase = Phase.THINKING if self.thinking[sample] else Phase.ANSWER
         self.aborted.discard(sample)
@@ -123,9 +132,12 @@ class Upstream:
         self.votes.remove(sample)
         answer = self.chance.choice([None, 0, 0, 1])
         score = self.chance.choice([None, self.chance.random()])
-        self.see(Voted(at=self.at, sample=sample, answer=answer, tokens=5, score=score))
+        tokens = self.chain.meter.sample_used(sample)
+        self.see(Voted(at=self.at, sample=sample, answer=answer, tokens=tokens, score=score))
 
     def run(self):
+        if self.chance.random() < 0.5:
+            self.priced()
         self.see(Started(at=0.0))
         for sample in tuple(self.left):
             self.see(PromptCounted(at=0.1, sample=sample, prompt_tokens=5))
@@ -133,6 +145,8 @@ class Upstream:
             if self.chain.complete:
                 return
             self.at += self.chance.choice([0.0, 0.01, 0.3])
+            if self.chance.random() < 0.05:
+                self.priced()
             choices = [
                 ("chunk", s) for s in self.left if self.chain.is_open(s) and s not in self.aborted and self.left[s]
             ]

@@ -149,6 +149,11 @@ class Admission:
         self._usable = usable_blocks
 
     @property
+    def usable_blocks(self) -> int:
+        """Blocks that requests can hold."""
+        return self._usable
+
+    @property
     def room(self) -> int:
         """Tokens that may be held at the projected peak."""
         return int(self._usable * self._block_size * (1 - self._headroom))
@@ -227,25 +232,51 @@ class Admission:
         most = self._usable * self._block_size - prompt_tokens
         return NeverFits(needed=needed, usable=self._usable, most_tokens=most)
 
-    def draw(self, request: Hashable, index: int, prompt_tokens: int, remaining: int) -> None:
-        """A request in flight starts one more sample; it is counted in, whatever the peak.
+    def holds(self, request: Hashable, index: int) -> bool:
+        """Whether a sample is in flight."""
+        flight = self._flights.get(request)
+        return flight is not None and index in flight.samples
+
+    def draw(self, request: Hashable, index: int, *, prompt_tokens: int, limit: int, remaining: int) -> None:
+        """One more sample of a request starts, or one goes on; it is counted in, whatever the peak.
+
+        Args:
+            request: The request; one that has nothing in flight comes back.
+            index: The sample.
+            prompt_tokens: Tokens that it starts from: the prompt, and what it generated before where it goes on.
+            limit: Tokens that one sample may generate, where the request comes back.
+            remaining: Tokens that it is expected not to exceed.
 
         Raises:
-            IllegalEvent: The request is not in flight, or the sample is.
+            IllegalEvent: The sample is in flight.
         """
         flight = self._flights.get(request)
-        if flight is None or index in flight.samples:
-            raise IllegalEvent(f"sample {index} cannot be counted in")
+        if flight is None:
+            flight = self._flights[request] = _Flight(limit=limit, shared=0)
+        if index in flight.samples:
+            raise IllegalEvent(f"sample {index} is in flight already")
         self._start(request, flight, index, prompt_tokens, remaining)
         self._share(request, flight)
 
-    def progress(self, request: Hashable, index: int, generated: int, remaining: int) -> None:
-        """What is known of a sample anew: its tokens so far and what is expected to remain. Others are ignored."""
+    def progress(
+        self, request: Hashable, index: int, generated: int, remaining: int, *, prompt_tokens: int | None = None
+    ) -> None:
+        """What is known of a sample anew; of others nothing.
+
+        Args:
+            request: The request.
+            index: The sample.
+            generated: Its tokens so far.
+            remaining: Tokens that it is expected not to exceed yet.
+            prompt_tokens: Tokens that it started from, where they have been counted since.
+        """
         flight = self._flights.get(request)
         sample = None if flight is None else flight.samples.get(index)
         if flight is None or sample is None:
             return
         self._drop(sample.number)
+        if prompt_tokens is not None:
+            sample.prompt = max(prompt_tokens, flight.shared)
         left = max(min(remaining, flight.limit - generated), 1)
         held = sample.prompt - flight.shared + generated + self._block_size - 1
         sample.number = self._projection.insert(self.now, held, left)

@@ -276,6 +276,20 @@ class LengthBook:
             self._books.popitem(last=False)
 
 
+def unknown_lengths(shortest: int = 32, longest: int = 4096) -> Lengths:
+    """What is thought of answers before any was seen: every order of magnitude within the bounds is equally likely.
+
+    Args:
+        shortest: Least length, in tokens; above 29, from where on all buckets are equally wide in logarithms.
+        longest: Greatest length.
+    """
+    lengths = Lengths()
+    for edge in EDGES:
+        if shortest <= edge <= longest:
+            lengths.observe(edge)
+    return lengths
+
+
 def _names(key: str, route: str, model: str) -> tuple[tuple[str, str], ...]:
     """Names of the distributions that an answer belongs to, the most specific first."""
     return ("key", f"{key}\n{route}\n{model}"), ("route", f"{route}\n{model}"), ("model", model)

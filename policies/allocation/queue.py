@@ -105,6 +105,11 @@ class FairQueue:
         """KV-block-seconds that wait."""
         return sum(lane.work for lane in self._lanes.values())
 
+    @property
+    def backlog_s(self) -> float:
+        """Seconds until all that waits now has been served."""
+        return self.work / max(self._rate, 1e-9)
+
     def waiting(self, service: ServiceClass) -> int:
         """Requests of one class that wait."""
         return self._lanes[service].count

@@ -33,7 +33,7 @@ class Timings:
     queue_s: float = 0.0
 
 
-def closed_form(prompt: int, generated: int, block_size: int, prefill_s: float, seconds_per_token: float) -> float:
+def closed_form(prompt: int, generated: float, block_size: int, prefill_s: float, seconds_per_token: float) -> float:
     """Block-seconds of one sample with full attention, as if blocks were divisible.
 
     ``P/B * t_p + tau/B * (P*g + g^2/2)`` with prompt P, generated g, block size B, prefill time t_p and decode time of
@@ -62,13 +62,16 @@ def block_seconds(kv: KvModel, prompt: int, generated: int, timings: Timings) ->
     return prefill + steps * timings.decode_s / generated
 
 
-def samples_block_seconds(kv: KvModel, prompt: int, samples: Sequence[tuple[int, Timings]]) -> float:
-    """Block-seconds of samples of one prompt that ran side by side: what they share counts once.
+def samples_block_seconds(
+    kv: KvModel, prompt: int, samples: Sequence[tuple[int, Timings]], together_s: float | None = None
+) -> float:
+    """Block-seconds of samples of one prompt: what they share counts once.
 
     Args:
         kv: The model's cache.
         prompt: Tokens of the prompt.
         samples: Generated tokens and times of each.
+        together_s: Seconds in which at least one of them held memory; None where all began at once.
     """
     if not samples:
         return 0.0
@@ -77,7 +80,8 @@ def samples_block_seconds(kv: KvModel, prompt: int, samples: Sequence[tuple[int,
         block_seconds(kv, prompt, generated, timings) - shared * (timings.prefill_s + timings.decode_s)
         for generated, timings in samples
     )
-    return own + shared * max(timings.prefill_s + timings.decode_s for _, timings in samples)
+    longest = max(timings.prefill_s + timings.decode_s for _, timings in samples)
+    return own + shared * (longest if together_s is None else max(together_s, longest))
 
 
 def worst_block_seconds(

@@ -195,9 +195,12 @@ class _Cut:
         left = self.left
         self.results = [place for place in self.results if (left[place] or 0) > self.rule.result_tokens]
         self.units = {unit: places for unit, places in self.units.items() if left[unit] is not None}
-        exchanges = self.exchanges.items()
+        # Of those that are over, one that holds a turn which stays for good can never go.
         self.exchanges = {
-            number: places for number, places in exchanges if any(left[place] is not None for place in places)
+            number: places
+            for number, places in self.exchanges.items()
+            if any(left[place] is not None for place in places)
+            and (number == self.exchange or self.fixed.isdisjoint(places))
         }
 
     def _candidates(self) -> Iterator[tuple[list[int], bool]]:

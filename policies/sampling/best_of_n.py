@@ -11,10 +11,13 @@ import heapq
 from math import inf, isfinite, log, sqrt
 from typing import TYPE_CHECKING
 
+from suffice.policies.allocation.effort import PRICE
+from suffice.policies.events import Event, Voted
+from suffice.policies.sampling.price import PRICE_EVENTS, SamplePrice
 from suffice.policies.sampling.rule import VoteRule
 
 if TYPE_CHECKING:
-    from suffice.policies.events import Voted
+    from suffice.policies.decisions import RuleDecision
 
 
 class _UpperHalf:
@@ -56,6 +59,9 @@ class BestOfN(VoteRule):
 
     Samples with an answer but no score take part only where none has a score; then the first answer wins.
 
+    What a sample costs is its own ``cost`` and, where prices are told, what it takes at them: a point of the score is
+    then taken to be worth as much as a wrong answer turned right, so scores should run from 0 to 1 there.
+
     Args:
         cost: Price of a thousand generated tokens, in units of the score.
         least: Scored samples before it may stop, since a tail must be seen to be fitted.
@@ -65,7 +71,9 @@ class BestOfN(VoteRule):
 
     name = "best_of_n"
     plain = False
+    priced = False  # Its own way: the odds that a vote is turned say nothing of scores.
     scored = True
+    listens = frozenset({Voted, *PRICE_EVENTS})
 
     def __init__(self, *, cost: float, least: int, optimism: float, most: int) -> None:
         super().__init__(most=most)
@@ -73,14 +81,19 @@ class BestOfN(VoteRule):
         self._least = least
         self._optimism = optimism
         self._half = _UpperHalf()
-        self._tokens = 0
+        self._price = SamplePrice()
         self._scored = 0
         self._best: float | None = None
         self._best_sample: int | None = None
 
+    def observe(self, event: Event, /) -> RuleDecision:
+        """Take in one event; O(log n) a score."""
+        if self._stop is None:
+            self._price.take(event)
+        return super().observe(event)
+
     def _count(self, event: Voted) -> None:
         super()._count(event)
-        self._tokens += max(0, event.tokens)
         score = event.score
         if score is None or not isfinite(score) or event.answer is None:
             return
@@ -92,26 +105,36 @@ class BestOfN(VoteRule):
     def _enough(self, event: Voted) -> bool:  # noqa: ARG002
         if self._best is None or self._scored < self._least:
             return False
-        value = self.reservation_value
-        return value is not None and self._best >= value
+        return self._best >= self._reservation(self._own_cost + self._price.cost)
+
+    def _ended_by(self) -> str:
+        return self.name if self._best is None or self._best >= self._reservation(self._own_cost) else PRICE
+
+    @property
+    def _own_cost(self) -> float:
+        return self._cost * self._price.tokens / self._price.samples / 1000
 
     @property
     def reservation_value(self) -> float | None:
-        """The score from which on one more sample costs more than it is expected to gain; None before any score.
+        """The score from which on one more sample costs more than it is expected to gain; None before any score."""
+        return None if self._best is None else self._reservation(self._own_cost + self._price.cost)
+
+    def _reservation(self, cost: float) -> float:
+        """The reservation value where one more sample costs ``cost``, in units of the score.
 
         With a tail ``P(X > x) = share * exp(-(x - floor) / scale)`` above the floor, ``E[(X - z)+]`` is
         ``scale * share * exp(-(z - floor) / scale)``, so ``z = floor + scale * log(share * scale / cost)``.
         """
-        if self._best is None:
-            return None
         half = self._half
-        price = self._cost * self._tokens / self.tally.drawn / 1000
         above = half.total - half.size * half.floor
         # The floor is a score itself, so one excess fewer than scores was seen.
         scale = above / max(1, half.size - 1) * (1 + self._optimism / sqrt(half.size))
         if scale <= 0:
             return half.floor  # All scores alike: nothing better is to be expected.
-        return half.floor + scale * log(half.share * scale / price) if price > 0 else inf
+        if not cost > 0:
+            return inf
+        ratio = half.share * scale / cost
+        return half.floor + scale * log(ratio) if ratio > 0 else -inf
 
     def fewest(self, limit: int) -> int:
         """What is missing of the least number; after that any sample may be the last."""

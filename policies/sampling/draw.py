@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from suffice.policies.decisions import CONTINUE, DrawSamples, EndRequest, RuleDecision
+from suffice.policies.allocation.effort import PRICE
+from suffice.policies.decisions import CONTINUE, DrawSamples, EndRequest, Finish, RuleDecision
 from suffice.policies.events import Event, Voted
 from suffice.policies.sampling.majority_lock import MajorityLock
+from suffice.policies.sampling.price import PRICE_EVENTS, SamplePrice
 
 if TYPE_CHECKING:
     from suffice.policies.sampling.rule import VoteRule
@@ -24,6 +26,10 @@ class Draw:
     votes after which the request could be over: waiting for one another costs time, but no wave draws a sample that
     drawing one by one would have spared.
 
+    Before each further wave the next vote must be worth its price (``SamplePrice``), else the drawing ends and the
+    winner so far wins. No price touches the first wave or the size of another, so a higher one ends the same drawing
+    sooner and changes nothing before.
+
     It waits for nobody for ever: a sample that failed or was cut votes None, and where the budget launches fewer
     samples than were asked for, the chain completes once those have voted.
 
@@ -36,19 +42,20 @@ class Draw:
         needs: What the vote rule's events must carry that costs upstream work.
         first: Samples to launch at the start.
         launched: Samples launched so far, as far as the rule asked for them.
-        stopped_by: Name of the rule that ended the drawing; None where it was not ended.
+        stopped_by: Name of the rule that ended the drawing, ``price`` where its price did; None where it was not ended.
     """
 
     def __init__(self, rule: VoteRule, *, wave: int, most: int) -> None:
         self.rule = rule
         self.name = rule.name
-        self.listens: frozenset[type[Event]] = rule.listens | {Voted}
+        self.listens: frozenset[type[Event]] = rule.listens | {Voted} | (PRICE_EVENTS if rule.priced else frozenset())
         self.needs = rule.needs
         self.most = most
         self.launched = 0
         self.stopped_by: str | None = None
         self._wave = wave
         self._lock = MajorityLock(most=most) if rule.plain and not isinstance(rule, MajorityLock) else None
+        self._price = SamplePrice()
         self._stop: EndRequest | None = None
         self._early: dict[int, Voted] = {}
         self._next = 0
@@ -61,10 +68,12 @@ class Draw:
         if self._stop is not None:
             return self._stop
         if not isinstance(event, Voted):
+            self._price.take(event)
             return self.rule.observe(event)
         if event.sample in self._seen:
             return CONTINUE
         self._seen.add(event.sample)
+        self._price.take(event)
         if self.rule.order == "arrival":
             self._feed(event)
         else:
@@ -80,7 +89,7 @@ class Draw:
     def _feed(self, event: Voted) -> None:
         decision = self.rule.observe(event)
         if isinstance(decision, EndRequest):
-            self._stop, self.stopped_by = decision, self.rule.name
+            self._stop, self.stopped_by = decision, decision.rule
             return
         if self._lock is not None:
             decided = self._lock.observe(event)
@@ -90,6 +99,9 @@ class Draw:
     def _draw_on(self) -> RuleDecision:
         if len(self._seen) < self.launched or self.launched >= self.most:
             return CONTINUE
+        if self.rule.priced and not self._price.next_vote_worth(*self.lead()):
+            self._stop, self.stopped_by = EndRequest(rule=PRICE, finish=Finish.STOP), PRICE
+            return self._stop
         count = self._next_wave()
         self.launched += count
         return DrawSamples(count=count, rule=self.name)

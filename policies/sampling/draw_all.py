@@ -11,6 +11,7 @@ class DrawAll(VoteRule):
     name = "all"
     at_once = True
     plain = False  # Not even a decided vote ends it: whoever asks for all wants all.
+    priced = False
 
     def fewest(self, limit: int) -> int:
         """It never stops, so there is nothing to wait for."""

@@ -14,7 +14,7 @@ class FirstFinish(VoteRule):
     """Launches all samples at once and takes the majority of the first ``m`` that come with an answer.
 
     This is another estimand than the full vote: what finishes first is shorter than the rest, on purpose. So votes come
-    as they arrive, and a decided full vote does not end it.
+    as they arrive, and a decided full vote does not end it. With all samples launched there is none left to price.
 
     Args:
         m: Answers to wait for.
@@ -25,6 +25,7 @@ class FirstFinish(VoteRule):
     order = "arrival"
     at_once = True
     plain = False
+    priced = False
 
     def __init__(self, *, m: int, most: int) -> None:
         super().__init__(most=most)

@@ -35,6 +35,7 @@ class VoteRule:
         listens: Kinds of events that it wants to see.
         at_once: Whether all samples are launched at the start, because no vote could change how many are.
         plain: Whether its winner is the plain majority, so that a vote which is decided may end it.
+        priced: Whether the drawing may end because the next vote is not worth its price.
         needs: What its events must carry that costs upstream work.
         scored: Whether it lives on ``Voted.score``.
         tally: The votes it has counted.
@@ -45,6 +46,7 @@ class VoteRule:
     listens: frozenset[type[Event]] = VOTES
     at_once: ClassVar[bool] = False
     plain: ClassVar[bool] = True
+    priced: ClassVar[bool] = True
     needs: frozenset[Need] = frozenset()
     scored: ClassVar[bool] = False
 
@@ -60,7 +62,7 @@ class VoteRule:
         if isinstance(event, Voted):
             self._count(event)
             if self._enough(event):
-                self._stop = EndRequest(rule=self.name, finish=Finish.STOP)
+                self._stop = EndRequest(rule=self._ended_by(), finish=Finish.STOP)
                 return self._stop
         return CONTINUE
 
@@ -70,6 +72,10 @@ class VoteRule:
     def _enough(self, event: Voted) -> bool:  # noqa: ARG002 - rules override it
         """Whether this vote, which is counted already, was the last one needed."""
         return False
+
+    def _ended_by(self) -> str:
+        """What ended the drawing, for the receipt, once there was enough."""
+        return self.name
 
     def fewest(self, limit: int) -> int:  # noqa: ARG002 - rules override it
         """Fewest further votes after which the rule could stop, or ``limit`` if it could not within so many.

@@ -62,6 +62,7 @@ class Setting:
         answer_reserve: Tokens that an answer may need.
         deadline_s: Seconds from receipt to the end of the answer.
         lengths: How long thoughts and answers of the same route were.
+        usual_tokens: The usual length of a thought, where it is known already and not to be read off ``lengths``.
         step_ids: Ids of the tokens that end a sentence or a line, for rules that see no text.
     """
 
@@ -70,6 +71,7 @@ class Setting:
     answer_reserve: int = 0
     deadline_s: float | None = None
     lengths: RouteLengths | None = None
+    usual_tokens: int | None = None
     step_ids: frozenset[int] = frozenset()
 
     @property
@@ -78,6 +80,16 @@ class Setting:
         if self.thinking_tokens is not None:
             return self.thinking_tokens
         return None if self.sample_tokens is None else max(0, self.sample_tokens - self.answer_reserve)
+
+    @property
+    def usual_thought(self) -> int | None:
+        """A length that half of the route's thoughts keep to, in tokens; None where too little is known of them.
+
+        A median and not a mean, since of thoughts that were cut only a least length is known.
+        """
+        if self.usual_tokens is not None or self.lengths is None:
+            return self.usual_tokens
+        return self.lengths.thoughts.upper(0.5)
 
 
 def needs_of(rules: Iterable[StoppingRule]) -> frozenset[Need]:

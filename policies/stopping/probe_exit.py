@@ -4,6 +4,9 @@ One machine for every probing rule. It asks for probes where the schedule says, 
 and closes the thought once that is satisfied. It asks at most once at each position of the schedule; the chain holds
 one probe of a sample at a time and drops an ask while one is out, and the next position asks again, so that neither a
 slow nor a refused probe ends the probing. The kinds of rules differ by criterion and schedule alone.
+
+At each probe that ends nothing the thought must be worth its price: what thinking on can bring at most, by the
+criterion, against the tokens that are expected to come. Where it is not, it is closed by the name of ``price``.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from suffice.policies.allocation.effort import PRICE
 from suffice.policies.decisions import CONTINUE, CloseThought, RuleDecision, TakeProbe
-from suffice.policies.events import Chunk, Event, Phase, Probed
+from suffice.policies.events import Chunk, Event, Phase, Priced, Probed, PromptCounted
 from suffice.policies.rules import Kind, Parameter
 from suffice.policies.stopping.criteria import Confident, Converged, ConvergedAndSure, Criterion, Never, Settled
 from suffice.policies.stopping.family import Need, Setting, StoppingRule
 from suffice.policies.stopping.hopeless import HOPELESS, HOPELESS_PARAMETERS, Hopeless
+from suffice.policies.stopping.price import thinking_pays, tokens_ahead
 from suffice.policies.stopping.schedule import (
     GEOMETRIC_PARAMETERS,
     PROBE_TOKENS,
@@ -36,6 +41,7 @@ class _Sample:
 
     criterion: Criterion
     due: int
+    prompt: int = 0
     thought: int = 0
     closed: CloseThought | None = None
 
@@ -50,9 +56,13 @@ class ProbeExit:
         probe_tokens: Tokens that a probe may generate.
         hopeless: When to give up instead.
         longest: Tokens of the longest thought, beyond which no probe could save its cost.
+        usual: Tokens that half of the route's thoughts keep to; None where unknown.
+
+    Attributes:
+        usual: The same, for the request's record.
     """
 
-    listens: frozenset[type[Event]] = frozenset({Chunk, Probed})
+    listens: frozenset[type[Event]] = frozenset({Chunk, Probed, Priced, PromptCounted})
     needs: frozenset[Need] = frozenset({Need.PROBES})
 
     def __init__(
@@ -64,6 +74,7 @@ class ProbeExit:
         probe_tokens: int,
         hopeless: Hopeless,
         longest: int | None,
+        usual: int | None = None,
     ) -> None:
         self.name = name
         self._criterion = criterion
@@ -71,6 +82,8 @@ class ProbeExit:
         self._probe_tokens = probe_tokens
         self._hopeless = hopeless
         self._longest = longest
+        self.usual = usual
+        self._priced: Priced | None = None
         self._samples: dict[int, _Sample] = {}
 
     def observe(self, event: Event, /) -> RuleDecision:
@@ -80,6 +93,11 @@ class ProbeExit:
                 return self._counted(event)
             case Probed():
                 return self._judged(event)
+            case Priced():
+                self._priced = event
+            case PromptCounted():
+                sample = self._sample(event.sample)
+                sample.prompt = sample.prompt or event.prompt_tokens
         return CONTINUE
 
     def _sample(self, index: int) -> _Sample:
@@ -108,7 +126,13 @@ class ProbeExit:
             sample.closed = CloseThought(sample=probe.sample, rule=self.name)
         elif self._hopeless.gives_up(probe.at_token, probe.confidence):
             sample.closed = CloseThought(sample=probe.sample, rule=HOPELESS)
+        elif not self._pays(sample):
+            sample.closed = CloseThought(sample=probe.sample, rule=PRICE)
         return sample.closed or CONTINUE
+
+    def _pays(self, sample: _Sample) -> bool:
+        ahead = tokens_ahead(sample.thought, sample.due, self.usual, self._longest)
+        return thinking_pays(self._priced, sample.criterion.doubt, sample.prompt + sample.thought, ahead)
 
 
 class _Shared(TypedDict):
@@ -132,6 +156,7 @@ def _geometric(name: str, criterion: Callable[[], Criterion], shared: _Shared) -
         probe_tokens=shared["probe_tokens"],
         hopeless=Hopeless(shared["hopeless"], shared["hopeless_middle"], shared["hopeless_slope"], longest),
         longest=longest,
+        usual=shared["setting"].usual_thought,
     )
 
 
@@ -168,6 +193,7 @@ def _fixed_interval(*, interval: int, window: int, probe_tokens: int, setting: S
         probe_tokens=probe_tokens,
         hopeless=Hopeless(None, 0.0, 0.0, None),
         longest=setting.longest_thought,
+        usual=setting.usual_thought,
     )
 
 

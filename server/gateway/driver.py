@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any, assert_never
 
 import orjson
-from suffice.policies.decisions import Abort, Action, Complete, Open, Probe, ReadVote, SampleDone, Signal
+from suffice.policies.decisions import Abort, Action, Complete, Finish, Open, Probe, ReadVote, SampleDone, Signal
 from suffice.policies.errors import IllegalEvent
 from suffice.policies.events import (
     AnyEvent,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from suffice.policies.chain import Chain
     from suffice.policies.recording import Recorder
+    from suffice.server.desk.seat import Seat
     from suffice.server.gateway.dialects.base import Answer, Call, Dialect
     from suffice.server.gateway.engine_link import EngineLink, Lease
     from suffice.server.gateway.examining import Examiner
@@ -73,6 +74,8 @@ class Driver:
         examiner: Reader of votes, where that takes asking somebody.
         probe_suffix: Tokens that lead a probe to its answer.
         one_shown: Whether the client sees one sample only, whichever it will be.
+        seat: The request's place at the desk, which is told what its samples do.
+        pausable: Whether its samples may be paused and go on from their own tokens.
         link: The way to running requests inside the engine, where the plan uses it.
         engine_arguments: What goes to suffice's plugin in the engine with every sample.
     """
@@ -99,6 +102,8 @@ class Driver:
         sample_fields: dict[str, Any] | None = None,
         probe_suffix: list[int] | None = None,
         one_shown: bool = False,
+        seat: Seat | None = None,
+        pausable: bool = False,
         link: EngineLink | None = None,
         engine_arguments: dict[str, Any] | None = None,
     ) -> None:
@@ -123,6 +128,8 @@ class Driver:
         self._votes: dict[int, asyncio.Task[None]] = {}
         self._probe_suffix = probe_suffix or []
         self._one_shown = one_shown
+        self._seat = seat
+        self._pausable = pausable
         self._link = link
         self._engine_arguments = engine_arguments or {}
         self._leases: dict[int, Lease] = {}
@@ -140,10 +147,16 @@ class Driver:
         """Text of a stream that tells no running counts."""
         return self._listener.uncounted
 
-    async def run(self) -> None:
-        """Drive until the chain says that the request is complete. Leaves no task behind, however it ends."""
+    async def run(self, first: AnyEvent | None = None) -> None:
+        """Drive until the chain says that the request is complete. Leaves no task behind, however it ends.
+
+        Args:
+            first: What the rules are told right before the start.
+        """
         try:
             self._arm_timer()
+            if first is not None:
+                self._observe(first)
             self._observe(Started(at=self._clock()))
             await self._complete.wait()
         finally:
@@ -202,6 +215,8 @@ class Driver:
             case ReadVote():
                 self._vote(action)
             case SampleDone():
+                if self._seat is not None:
+                    self._seat.done(self._chain.meter.sample_used(action.sample), cut=action.finish == Finish.LENGTH)
                 self._sink.write(self.answer.sample_done(self._segments[action.sample], action.finish))
                 if action.sample in self._probes:
                     _cancel_soon(self._probes[action.sample])
@@ -219,7 +234,7 @@ class Driver:
         segment.allowed = action.max_tokens
         if action.segment:
             self._listener.resumed(segment, action)
-            self._sink.write(self.answer.reopened(segment, closed_thought=action.close_thought))
+            self._sink.write(self.answer.reopened(segment, action))
         path, body = self._dialect.upstream(self._call, action, segment, self._model)
         self._signals.ask(path, body)
         if action.pause_at_close and self._model.thought is not None:
@@ -231,6 +246,10 @@ class Driver:
             arguments = arguments | lease.arguments()
         if arguments and not action.close_thought:
             body["vllm_xargs"] = arguments
+        if self._pausable:
+            body["return_token_ids"] = True
+        if self._seat is not None:
+            self._seat.opened(action.sample, self._chain.meter.sample_used(action.sample))
         body = {"model": self._model.name, **self._sample_fields, **body, **self._fields}
         headers = self._named(f"{action.sample}-{action.segment}")
         self._metrics.upstream_requests.labels("resumed" if action.segment else "fresh").inc()
@@ -349,6 +368,8 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - a segment that never ended would hold its reservation for ever
             _LOG.error("a segment failed: %s", type(error).__name__)  # its message may hold text
             self._fail(errors.InternalError("the gateway failed"))
+        if self._seat is not None:
+            self._seat.closed(segment.sample)
         await self._end_lease(segment.sample)
         phase = self._listener.phase(segment.sample)
         self._observe(SegmentEnded(at=self._clock(), sample=segment.sample, reason=reason, phase=phase))
@@ -385,9 +406,13 @@ class Driver:
         before = segment.seen
         for event in self._listener.events(segment, frame, reading, self._clock()):
             self._observe(event)
+        if self._seat is not None and frame.get("metrics"):
+            self._seat.timed(segment.sample, frame["metrics"])
         if segment.seen != before:
             if self.first_token_s is None:
                 self.first_token_s = self._clock()
+            if self._seat is not None:
+                self._seat.grew(segment.sample, segment.seen - before, reading.prompt_tokens)
             self._on_progress(self._chain.prompt_tokens, self._chain.meter.used)
 
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
+from suffice.policies.allocation.lengths import LengthBook, unknown_lengths
 from suffice.policies.calibration import DriftAlarm
 from suffice.policies.sampling import Learner, Prior
 from suffice.policies.stopping.lengths import RouteLengths
@@ -42,6 +43,9 @@ class Experience:
     Args:
         folder: Where it is kept; None keeps it nowhere.
         audit_risk: Share of answers that a rule may change.
+
+    Attributes:
+        answers: How long whole samples were, by key, route and model.
     """
 
     def __init__(self, folder: Path | None, *, audit_risk: float) -> None:
@@ -51,6 +55,7 @@ class Experience:
         self._votes: OrderedDict[str, Learner] = OrderedDict()
         self._priors: dict[str, Prior] = {}
         self._alarms: dict[str, DriftAlarm] = {}
+        self.answers = LengthBook(prior=unknown_lengths())
         self._changed = False
         self._restore()
 
@@ -120,6 +125,7 @@ class Experience:
             "votes": {name: learner.to_json() for name, learner in self._votes.items()},
             "priors": {name: prior.to_json() for name, prior in self._priors.items()},
             "alarms": {name: alarm.to_json() for name, alarm in self._alarms.items()},
+            "answers": self.answers.to_json(),
         }
 
     def _write(self, state: dict[str, Any]) -> None:
@@ -142,6 +148,8 @@ class Experience:
             votes = {name: Learner.from_json(held) for name, held in state["votes"].items()}
             priors = {name: Prior.from_json(held) for name, held in state["priors"].items()}
             alarms = {name: DriftAlarm.from_json(held) for name, held in state["alarms"].items()}
+            answers = LengthBook(prior=unknown_lengths())
+            answers.load_json(state.get("answers", {"books": []}))
             known = state["version"] == _VERSION
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             known = False
@@ -152,6 +160,7 @@ class Experience:
         self._votes.update(votes)
         self._priors.update(priors)
         self._alarms.update(alarms)
+        self.answers = answers
 
 
 def _name(*parts: str) -> str:

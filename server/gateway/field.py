@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from suffice.policies.budget import Budget
 from suffice.server.errors import InvalidRequest, UnknownSufficeKey
 
@@ -24,6 +24,7 @@ class BudgetField(_Strict):
     answer_reserve: Positive | None = None
     samples: Positive | None = None
     deadline_ms: Positive | None = None
+    kv_block_seconds: Positive | None = None
 
 
 class WithParameters(BaseModel):
@@ -60,6 +61,32 @@ class AnswerField(WithParameters):
     kind: Annotated[str, Field(max_length=64)] = "exact"
 
 
+class ContextField(_Strict):
+    """When a long conversation is cut, and what stays; see ``suffice.policies.memory.trim``."""
+
+    trim: Literal["off", "auto"] | None = Field(
+        None, description="Whether conversations that are too long are cut; off where nobody says."
+    )
+    max_tokens: Positive | None = Field(
+        None, description="Tokens of a prompt beyond which it is cut; at most what the model's context leaves."
+    )
+    first: Annotated[int, Field(ge=0, le=4096, strict=True)] | None = Field(
+        None, description="Messages after the system prompt that always stay; 2 where nobody says."
+    )
+    recent: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
+        None, description="Messages at the end that stay whole as long as anything else can go; 6 where nobody says."
+    )
+    result_tokens: Annotated[int, Field(ge=64, le=2**53, strict=True)] | None = Field(
+        None, description="Tokens that a shortened tool result keeps; 128 where nobody says."
+    )
+
+    @field_validator("trim", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        """YAML reads a bare ``off`` as false."""
+        return "off" if value is False else value
+
+
 class SufficeField(_Strict):
     """The whole field."""
 
@@ -68,6 +95,7 @@ class SufficeField(_Strict):
     sampling: SamplingField | None = None
     early_exit: EarlyExitField | None = None
     answer: AnswerField | None = None
+    context: ContextField | None = None
     service_class: Literal["interactive", "default", "bulk"] = Field("default", alias="class")
     train: Literal["allow", "deny"] = "allow"
 
@@ -101,7 +129,8 @@ def parse_field(value: Any) -> SufficeField:
 
 
 def _unknown(path: str, location: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = BudgetField if len(location) > 1 and location[0] == "budget" else SufficeField
+    sections: dict[int | str, type[BaseModel]] = {"budget": BudgetField, "context": ContextField}
+    model = sections.get(location[0], SufficeField) if len(location) > 1 else SufficeField
     known = [info.alias or name for name, info in model.model_fields.items()]
     return f"unknown key {path}{did_you_mean(str(location[-1]), known)}"
 

@@ -6,9 +6,9 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from suffice.server.errors import ApiError, BudgetExhausted, Overloaded, RateLimited
+from suffice.server.errors import ApiError, BudgetExhausted, ClientLeft, Overloaded, RateLimited
 from suffice.server.gateway.dialects import completions, shape
-from suffice.server.gateway.intake import ClientLeft, parse_object, read_body
+from suffice.server.gateway.intake import parse_object, read_body
 from suffice.server.gateway.planner import TEMPLATE_SLACK, find_model
 from suffice.server.gateway.sink import CLIENT_LEFT, Sink
 from suffice.server.ledger.amounts import Amount, Denied

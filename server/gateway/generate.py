@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.policies.chain import Chain
 from suffice.policies.errors import InvalidBudget
+from suffice.policies.events import Priced
 from suffice.policies.plan import ThinkingCap
 from suffice.policies.recording import Recorder, watched
 from suffice.server.errors import (
     ApiError,
     BudgetExhausted,
+    ClientLeft,
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
@@ -25,14 +27,16 @@ from suffice.server.gateway import hindsight, sse
 from suffice.server.gateway import receipt as receipts
 from suffice.server.gateway.driver import Driver
 from suffice.server.gateway.examining import examiner_for
-from suffice.server.gateway.intake import ClientLeft, parse_object, read_body
+from suffice.server.gateway.intake import parse_object, read_body
 from suffice.server.gateway.planned import planned
 from suffice.server.gateway.planner import find_model, plan_request, preset_name, prompt_estimate
 from suffice.server.gateway.presenting import WinnerAnswer
 from suffice.server.gateway.rulesets import make_rules
+from suffice.server.gateway.seating import memory_bounded, visit_of
 from suffice.server.gateway.service import PRIORITIES
 from suffice.server.gateway.signals import Signals
 from suffice.server.gateway.sink import CLIENT_LEFT, Sink
+from suffice.server.gateway.trimming import trim_context
 from suffice.server.gateway.voting import Ballots
 from suffice.server.gateway.wishes import answer_kind, wishes_of
 from suffice.server.ledger.amounts import Amount, Denied
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from suffice.policies.plan import Plan
     from suffice.policies.stopping.lengths import RouteLengths
+    from suffice.server.desk.seat import Seat
     from suffice.server.gateway.dialects.base import Answer, Call, Dialect
     from suffice.server.gateway.facts import Served
     from suffice.server.gateway.rulesets import RuleSet
@@ -72,9 +77,9 @@ class GenerateEndpoint:
         metrics.in_flight.inc()
         try:
             await request.answer()
-        except ClientLeft:
+        except ClientLeft as left:
             request.status = CLIENT_LEFT
-            metrics.client_disconnects.labels("receiving").inc()
+            metrics.client_disconnects.labels(left.phase).inc()
         except ApiError as error:
             await request.refuse(error)
         except LedgerUnavailable:
@@ -124,7 +129,11 @@ class _Request:
         header = self._headers.get(b"x-suffice-preset")
         preset = preset_name(config, call, None if header is None else header.decode("latin-1"))
         wishes = self._wishes(call, preset, model)
+        call, trimming = await trim_context(service, self._dialect.name, call, key, model, preset, wishes)
         plan = await self._plan(call, key, model, preset, wishes)
+        accounts = service.keys.accounts(key)
+        worst = service.desk.worst_block_seconds(plan.prompt_tokens, plan.sample_tokens, plan.most_samples)
+        plan = memory_bounded(plan, accounts, worst)
         lengths = service.experience.lengths(key.id, self._dialect.name, model.name)
         ruled = make_rules(wishes, plan, lengths)
         suffix = await service.suffix(model, wishes) if plan.probe_tokens else []
@@ -134,16 +143,21 @@ class _Request:
         ballots = _ballots(ruled, model)
         begin = planned(config, self._dialect, call, key, model, preset, wishes, plan, ruled.rules, at=self.elapsed())
         begin |= {"policy_version": service.version}
-        driver, log = self._driver(call, model, chain, service.cache_salt(key), wishes, ruled, ballots, suffix)
+        seat = service.desk.seat(visit_of(self._dialect, call, key, plan, self._id, self._began))
+        driver, log = self._driver(call, model, chain, wishes, ruled, ballots, suffix, seat)
         # Nothing may stand between the reservation and the block that settles it.
-        await self._reserve(service.keys.accounts(key), plan)
+        await self._reserve(accounts, plan)
         service.metrics.overhead.labels(self._dialect.name).observe(self.elapsed())
         try:
-            outcome = await self._drive(driver, stream=call.stream)
+            outcome = await self._drive(driver, seat, stream=call.stream)
             estimated = await self._estimate(driver, call, chain, model)
         finally:
             # Counted here, so that what was generated is charged however the driving ended.
-            used = Amount(tokens=chain.prompt_tokens + chain.meter.used, requests=1)
+            used = Amount(
+                tokens=chain.prompt_tokens + chain.meter.used,
+                requests=1 if chain.samples else 0,  # one that was refused in the queue asked for nothing
+                kv_block_ms=round(seat.block_seconds * 1000),
+            )
             # Shielded: the account is settled once whatever happens to this task meanwhile.
             await asyncio.shield(self._settle(used, outcome))
         self._choose(ruled)
@@ -159,6 +173,9 @@ class _Request:
             estimated=estimated,
             audit=audit,
             judge=driver.judge,
+            queue_s=seat.queue_s,
+            block_seconds=seat.block_seconds,
+            context=trimming,
         )
         self._record(chain, driver)
         self._log(begin, log, receipt, outcome, ballots)
@@ -213,7 +230,10 @@ class _Request:
             BudgetExhausted: What is spent leaves no room.
             RateLimited: Requests in flight hold the room.
         """
-        amount = Amount(tokens=plan.worst_case_tokens, requests=1)
+        memory = plan.limits.get("kv_block_seconds")
+        amount = Amount(
+            tokens=plan.worst_case_tokens, requests=1, kv_block_ms=0 if memory is None else memory.value * 1000
+        )
         with self._service.metrics.ledger_wait.labels("reserve").time():
             granted = await self._service.ledger.reserve(request_id=self._id, accounts=accounts, amount=amount)
         if not isinstance(granted, Denied):
@@ -240,14 +260,14 @@ class _Request:
         call: Call,
         model: Served,
         chain: Chain,
-        salt: str,
         wishes: Wishes,
         ruled: RuleSet,
         ballots: Ballots | None,
         suffix: list[int],
+        seat: Seat,
     ) -> tuple[Driver, Recorder | None]:
         service = self._service
-        headers, fields = {"x-request-id": self._id}, {"cache_salt": salt}
+        headers, fields = {"x-request-id": self._id}, {"cache_salt": service.cache_salt(seat.visit.tenant)}
         priority = PRIORITIES[call.field.service_class]
         if model.priority and priority:
             headers["x-vllm-priority"] = str(priority)
@@ -277,9 +297,13 @@ class _Request:
             sample_fields=ruled.sample_fields(chain.plan, tells_tokens=self._dialect.facts(call).tells_tokens),
             probe_suffix=suffix,
             one_shown=wishes.one_shown,
+            seat=seat,
+            pausable=seat.visit.pausable,
             link=service.link if chain.plan.close_by is ThinkingCap.ENGINE or wishes.in_engine else None,
             engine_arguments=wishes.engine_arguments(_step_ids(model)) if model.plugin.rules else None,
         )
+        seat.interrupt, seat.clock = driver.interrupt, driver.now
+        seat.wants_prices = chain.listens_to(Priced)
         return driver, log
 
     def _look_back(
@@ -304,16 +328,26 @@ class _Request:
             self._held = None
         self._service.ledger.checkpoint(self._id, prompt_tokens + generated)
 
-    async def _drive(self, driver: Driver, *, stream: bool) -> str:
-        """Drive until the request is complete, watching the client's connection."""
-        self._service.drivers.add(driver)
+    async def _drive(self, driver: Driver, seat: Seat, *, stream: bool) -> str:
+        """Wait for a place, then drive until the request is complete, watching the client's connection all along.
+
+        Raises:
+            ApiError: The desk refused the request.
+            ClientLeft: The client left while it waited.
+        """
         loop = asyncio.get_running_loop()
-        beside = [loop.create_task(self._watch(driver))]
-        if stream and isinstance(self._answer, WinnerAnswer):
-            beside.append(loop.create_task(self._keep_alive()))
+        beside = [loop.create_task(self._watch(driver, seat))]
         try:
-            await driver.run()
+            await seat.wait()
+            if not self._sink.connected:
+                raise ClientLeft("queued")
+            self._service.drivers.add(driver)
+            if stream and isinstance(self._answer, WinnerAnswer):
+                beside.append(loop.create_task(self._keep_alive()))
+            prices = self._service.keeper.prices_for(seat) if seat.wants_prices else None
+            await driver.run(prices)
         finally:
+            seat.leave()
             self._service.drivers.discard(driver)
             for task in beside:
                 task.cancel()
@@ -329,11 +363,14 @@ class _Request:
             self._sink.write(sse.KEEP_ALIVE)
             await self._sink.flush()
 
-    async def _watch(self, driver: Driver) -> None:
+    async def _watch(self, driver: Driver, seat: Seat) -> None:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._sink.connected = False
+                if not seat.running:
+                    seat.give_up()
+                    return
                 phase = "waiting" if driver.first_token_s is None else "streaming"
                 self._service.metrics.client_disconnects.labels(phase).inc()
                 driver.client_gone()

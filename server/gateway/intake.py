@@ -7,16 +7,12 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from suffice.server.errors import InvalidJson, RequestTooLarge, Timeout
+from suffice.server.errors import ClientLeft, InvalidJson, RequestTooLarge, Timeout
 
 if TYPE_CHECKING:
     from starlette.types import Receive
 
 MAX_DEPTH = 64
-
-
-class ClientLeft(Exception):
-    """The client closed its connection before its request was complete."""
 
 
 async def read_body(receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:

@@ -103,8 +103,8 @@ class Listener:
     def _thinking(self, segment: Segment, reading: Reading, new: int) -> int:
         """How many of the new tokens belong to the thought: by their ids where told, else by the frame's fields."""
         tracker = self._tracker(segment.sample)
+        segment.token_ids += reading.token_ids or ()
         if reading.token_ids and tracker is not None:
-            segment.token_ids += reading.token_ids
             return min(tracker.read(reading.token_ids)[0], new)
         phase = reading.phase or self.phase(segment.sample)
         if tracker is not None:
@@ -123,11 +123,6 @@ class Listener:
     def _read_prompt(self, segment: Segment, frame: dict[str, Any]) -> int | None:
         """Keep the prompt's tokens where upstream tells them, and see how much of an open thought stands in them."""
         tracker = self._tracker(segment.sample)
-        if tracker is None:
-            return None
         choices = frame.get("choices") or [{}]
-        ids = frame.get("prompt_token_ids") or choices[0].get("prompt_token_ids")
-        if not ids:
-            return None
-        segment.prompt_ids = ids
-        return tracker.read_prompt(ids)
+        segment.prompt_ids = frame.get("prompt_token_ids") or choices[0].get("prompt_token_ids") or []
+        return tracker.read_prompt(segment.prompt_ids) if tracker is not None and segment.prompt_ids else None

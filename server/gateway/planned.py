@@ -20,6 +20,7 @@ from suffice.policies.plan import ApiFacts, ModelFacts, make_plan
 from suffice.policies.records import RuleSpec, plan_to_record, sparse, specs_from_record
 from suffice.policies.sampling.prior import Prior
 from suffice.policies.stopping.length import Length
+from suffice.policies.stopping.probe_exit import ProbeExit
 from suffice.server.gateway.field import SufficeField
 from suffice.server.gateway.planner import asked_of, key_limits, prompt_estimate
 from suffice.server.gateway.rulesets import applied_guards, audits_exit, audits_vote, exits_here, make_rules
@@ -28,8 +29,8 @@ from suffice.server.gateway.wishes import wishes_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from suffice.policies.chain import Rule
     from suffice.policies.plan import Plan
+    from suffice.policies.rule import Rule
     from suffice.server.config import Config
     from suffice.server.gateway.dialects.base import Call, Dialect
     from suffice.server.gateway.facts import Served
@@ -124,7 +125,10 @@ def specs_of(wishes: Wishes, plan: Plan, rules: Sequence[Rule]) -> list[RuleSpec
     leaving = wishes.early_exit
     if leaving is not None and exits_here(wishes, plan):
         given, audited = leaving.parameters(), audits_exit(wishes)
-        specs.append(RuleSpec(family="early_exit", rule=leaving.rule, parameters=given, audited=audited))
+        usual = next((rule.usual for rule in rules if isinstance(rule, ProbeExit)), None)
+        specs.append(
+            RuleSpec(family="early_exit", rule=leaving.rule, parameters=given, audited=audited, usual_tokens=usual)
+        )
     return specs
 
 
@@ -242,8 +246,11 @@ def replan(config: Config, record: Mapping[str, Any]) -> Replanned:
     plan = make_plan(asked, model, api)
     rules = make_rules(wishes, plan, lengths=None).rules
     told_lengths = {str(spec.parameters): spec.lengths for spec in ran if spec.rule == Length.name}
+    usual = next((spec.usual_tokens for spec in ran if spec.family == "early_exit"), None)
     specs = tuple(
-        replace(spec, lengths=told_lengths.get(str(spec.parameters))) if spec.rule == Length.name else spec
+        replace(spec, lengths=told_lengths.get(str(spec.parameters)))
+        if spec.rule == Length.name
+        else replace(spec, usual_tokens=usual if spec.family == "early_exit" else None)
         for spec in specs_of(wishes, plan, rules)
     )
     read = answer if answer.startswith("request:") else answers_read(config, call.field, preset)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from suffice.policies.decisions import Open
     from suffice.server.gateway.dialects.base import Answer, Segment
 
 
@@ -45,9 +46,9 @@ class WinnerAnswer:
         """Hold one upstream frame."""
         return self._hold(segment.sample, self._of(segment.sample).frame(segment, event, frame))
 
-    def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
+    def reopened(self, segment: Segment, opened: Open) -> bytes:
         """Hold what marks a resumed sample."""
-        data = self._of(segment.sample).reopened(segment, closed_thought=closed_thought)
+        data = self._of(segment.sample).reopened(segment, opened)
         return self._hold(segment.sample, data)
 
     def sample_done(self, segment: Segment, finish: str) -> bytes:

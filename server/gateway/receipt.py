@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from suffice.policies.sampling.draw import Draw
     from suffice.server.config import Config
     from suffice.server.gateway.judging import Judge
+    from suffice.server.gateway.trimming import Trimming
     from suffice.server.gateway.voting import Ballots
 
 
@@ -43,6 +44,9 @@ def build(  # noqa: PLR0913 - a receipt is where everything of a request meets
     estimated: bool,
     audit: dict[str, Any] | None = None,
     judge: Judge | None = None,
+    queue_s: float = 0.0,
+    block_seconds: float = 0.0,
+    context: Trimming | None = None,
 ) -> dict[str, Any]:
     """The receipt of a request that is over.
 
@@ -57,6 +61,9 @@ def build(  # noqa: PLR0913 - a receipt is where everything of a request meets
         estimated: Whether the tokens of a cut stream were estimated because its API does not tell them.
         audit: What an audit found: the request ran in full to see what its rules would have changed.
         judge: Who told which answers are equal, where somebody did.
+        queue_s: Seconds that it waited for a place.
+        block_seconds: KV blocks that it held, times seconds.
+        context: What was cut from the conversation.
     """
     plan = chain.plan
     receipt: dict[str, Any] = {
@@ -74,8 +81,8 @@ def build(  # noqa: PLR0913 - a receipt is where everything of a request meets
             "cancelled_tokens": chain.cancelled_tokens,
             "samples": chain.samples,
             "wall_ms": round(wall_s * 1000),
-            "queue_ms": 0,
-            "kv_block_seconds": 0,
+            "queue_ms": round(queue_s * 1000),
+            "kv_block_seconds": round(block_seconds, 3),
         },
         "saved": _saved(chain, draw),
         "stops": [
@@ -88,8 +95,11 @@ def build(  # noqa: PLR0913 - a receipt is where everything of a request meets
             receipt["votes"]["judge"] = {"name": judge.name, "asked": judge.asked, "merged": judge.merged}
     if audit is not None:
         receipt["audited"] = audit
-    if plan.not_applied:
-        receipt["not_applied"] = [{"rule": item.rule, "why": item.why} for item in plan.not_applied]
+    if context is not None and context.told is not None:
+        receipt["context"] = context.told
+    missed = plan.not_applied if context is None else (*plan.not_applied, *context.not_applied)
+    if missed:
+        receipt["not_applied"] = [{"rule": item.rule, "why": item.why} for item in missed]
     if estimated:
         receipt["spent"]["estimated"] = True
     return receipt
@@ -114,7 +124,10 @@ def _votes(draw: Draw, ballots: Ballots) -> dict[str, Any]:
 
 
 def loggable(receipt: dict[str, Any]) -> dict[str, Any]:
-    """The receipt without anything that a model wrote: answers become their order of appearance."""
+    """The receipt in counts, without anything that a model wrote: answers become their order of appearance."""
+    cut = receipt.get("context")
+    if cut is not None:
+        receipt = receipt | {"context": cut | {name: len(cut[name]) for name in ("dropped", "shortened")}}
     votes = receipt.get("votes")
     if votes is None:
         return receipt

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from suffice.policies.answers import Reader
-    from suffice.policies.chain import Rule
     from suffice.policies.plan import Plan
+    from suffice.policies.rule import Rule
     from suffice.policies.stopping.family import StoppingRule
     from suffice.policies.stopping.lengths import RouteLengths
     from suffice.server.gateway.field import SamplingField

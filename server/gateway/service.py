@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from suffice.policies.events import Draining
+from suffice.server.desk.desk import Desk
+from suffice.server.desk.keeper import Keeper
 from suffice.server.engine.plugin.arguments import MAX_NONCE
 from suffice.server.errors import ApiError, InvalidApiKey, Overloaded
 from suffice.server.gateway.engine_link import EngineLink
 from suffice.server.gateway.facts import Served, discover, tokens_of
 from suffice.server.gateway.receipt import policy_version
+from suffice.server.gateway.text_lengths import TextLengths
 
 if TYPE_CHECKING:
     from suffice.server.config import Config
@@ -46,6 +49,9 @@ class Service:
         link: The way to running requests inside the engine; None where suffice's plugin is not loaded there.
         experience: What past requests taught.
         verifiers: Who scores answers.
+        text_lengths: How long texts are that were counted.
+        desk: Who starts now and who waits.
+        keeper: The desk's clock.
     """
 
     config: Config
@@ -63,9 +69,15 @@ class Service:
     link: EngineLink | None = None
     _suffixes: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     version: str = field(init=False)
+    text_lengths: TextLengths = field(init=False)
+    desk: Desk = field(init=False)
+    keeper: Keeper = field(init=False)
 
     def __post_init__(self) -> None:
         self.version = policy_version(self.config)
+        self.text_lengths = TextLengths(self.upstream)
+        self.desk = Desk(self.config.kv, self.metrics, self.experience.answers)
+        self.keeper = Keeper(self.desk, self.config.kv, self.upstream, self.metrics)
         self.metrics.config_info.labels(self.version).set(1)
 
     def authenticate(self, headers: dict[bytes, bytes]) -> KeyRecord:
@@ -82,9 +94,8 @@ class Service:
             raise InvalidApiKey("no valid API key was given")
         return key
 
-    def cache_salt(self, key: KeyRecord) -> str:
+    def cache_salt(self, tenant: str) -> str:
         """Salt that keeps tenants' prefix caches apart: one per team, or per key without a team; of fixed form."""
-        tenant = f"team:{key.team}" if key.team else f"key:{key.id}"
         return hmac.new(self.salt_key, tenant.encode(), hashlib.sha256).hexdigest()[:43]
 
     def admit(self) -> None:
@@ -146,6 +157,7 @@ class Service:
     async def drain(self) -> None:
         """Let running answers finish for a while, then end them as their budgets would."""
         self.draining = True
+        self.desk.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.server.drain_s
         while self.drivers and loop.time() < deadline:  # noqa: ASYNC110 - once in a server's life

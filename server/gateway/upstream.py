@@ -115,6 +115,19 @@ class Upstream:
                 raise refusal(response.status_code, response.content[:_LARGEST_ERROR])
             return _object(response.content)
 
+    async def get_text(self, path: str) -> str:
+        """Fetch a page of text.
+
+        Raises:
+            ApiError: As for ``stream``.
+        """
+        with _translated():
+            async with self._client.stream("GET", path) as response:
+                content = await _read(response, _LARGEST_JSON)
+        if response.status_code != _OK:
+            raise refusal(response.status_code, content[:_LARGEST_ERROR])
+        return content.decode("utf-8", "replace")
+
 
 async def _events(response: httpx2.Response) -> AsyncIterator[list[sse.ServerSentEvent]]:
     decoder = sse.Decoder()

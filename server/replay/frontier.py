@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from suffice.policies.events import Priced
     from suffice.server.replay.votes import Shuffled
 
 SWEEPS: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -36,7 +37,9 @@ class PlotUnavailable(Exception):
     """There is no matplotlib."""
 
 
-def draw_frontier(path: Path, shuffled: Sequence[Shuffled], chosen: Sequence[Chosen], *, wave: int) -> None:
+def draw_frontier(
+    path: Path, shuffled: Sequence[Shuffled], chosen: Sequence[Chosen], *, wave: int, priced: Priced | None = None
+) -> None:
     """Write the picture: one line a rule over its parameter, the chosen value with a ring around it.
 
     Raises:
@@ -54,9 +57,10 @@ def draw_frontier(path: Path, shuffled: Sequence[Shuffled], chosen: Sequence[Cho
     axes = figure.add_subplot()
     for index, one in enumerate(chosen):
         style = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
-        line = sorted(_point(run(shuffled, variant, wave=wave), gold=gold) for variant in _variants(one))
+        variants = (run(shuffled, variant, wave=wave, priced=priced) for variant in _variants(one))
+        line = sorted(_point(totals, gold=gold) for totals in variants)
         axes.plot(*zip(*line, strict=True), label=one.label, markersize=5, linewidth=1.6, **style)
-        x, y = _point(run(shuffled, one, wave=wave), gold=gold)
+        x, y = _point(run(shuffled, one, wave=wave, priced=priced), gold=gold)
         axes.plot([x], [y], marker="o", markersize=12, fillstyle="none", color=style["color"], linestyle="none")
     axes.set_xlabel("tokens, % of drawing all samples")
     axes.set_ylabel("accuracy, %" if gold else "agreement with the full vote, %")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+BATCH = "Batch"
+
+
 class LogFileError(PolicyError):
     """A file cannot be read as an event log; the message says where and why."""
 
@@ -53,7 +56,10 @@ def read_log(path: Path) -> list[LoggedRequest]:
             continue
         try:
             record = orjson.loads(line)
-            found.setdefault(str(record["request_id"]), []).append(record)
+            name = str(record["request_id"])
+            # A batch has a line of its own beside those of its samples, which are requests like any other.
+            if record.get("event") != BATCH:
+                found.setdefault(name, []).append(record)
         except (ValueError, LookupError, TypeError):
             broken = f"{path}:{number}: no record of an event log"
     if not found:

@@ -18,6 +18,7 @@ from suffice.server.replay.trace_files import BadTraces
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from suffice.policies.events import Priced
     from suffice.policies.rules import Kind
     from suffice.policies.stopping import StoppingRule
     from suffice.policies.stopping.thresholds import Axis
@@ -69,6 +70,7 @@ class Replayer:
         deadline_s: The deadline that rules are told of.
         answer_reserve: The answer reserve that rules are told of.
         seconds_a_token: Pace of the recording's clock.
+        priced: The prices in force all along, if any.
     """
 
     traces: Traces
@@ -76,6 +78,7 @@ class Replayer:
     deadline_s: float | None = None
     answer_reserve: int = 0
     seconds_a_token: float = SECONDS_A_TOKEN
+    priced: Priced | None = None
 
     def play(self, rule: str, given: Mapping[str, Any]) -> Iterator[Played]:
         """Replay a rule on every sample, question by question.
@@ -96,7 +99,12 @@ class Replayer:
     def _played(self, rule: str, given: Mapping[str, Any], settings: Sequence[Setting]) -> Iterator[Played]:
         for index, question in enumerate(self.traces.questions):
             outcomes = tuple(
-                replay(trace, make_rule(rule, given, settings[index % 2]), seconds_a_token=self.seconds_a_token)
+                replay(
+                    trace,
+                    make_rule(rule, given, settings[index % 2]),
+                    seconds_a_token=self.seconds_a_token,
+                    priced=self.priced,
+                )
                 for trace in question.traces
             )
             yield Played(question, outcomes)

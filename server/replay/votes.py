@@ -16,6 +16,7 @@ from suffice.policies.sampling import RULES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from suffice.policies.events import Priced
     from suffice.policies.sampling import Prior, VoteRule
     from suffice.server.replay.bootstrap import Bootstrap, Interval
     from suffice.server.replay.files import Question
@@ -115,13 +116,21 @@ def shuffle(questions: Sequence[Question], *, permutations: int, seed: int, most
     return shuffled
 
 
-def run(shuffled: Sequence[Shuffled], chosen: Chosen, *, wave: int = 1, prior: Prior | None = None) -> Totals:
-    """Replay one rule on all permutations."""
+def run(
+    shuffled: Sequence[Shuffled],
+    chosen: Chosen,
+    *,
+    wave: int = 1,
+    prior: Prior | None = None,
+    priced: Priced | None = None,
+) -> Totals:
+    """Replay one rule on all permutations, at constant prices where some are given."""
     totals = Totals()
     for item in shuffled:
         samples, gold = item.question.samples, item.question.gold
         outcomes = [
-            replay_votes(samples, partial(chosen.build, len(order), prior), order, wave=wave) for order in item.orders
+            replay_votes(samples, partial(chosen.build, len(order), prior), order, wave=wave, priced=priced)
+            for order in item.orders
         ]
         known = len(outcomes) if gold is not None else 0
         totals.runs.append(len(outcomes))

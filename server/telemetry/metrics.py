@@ -59,6 +59,9 @@ class Metrics:
         self.not_applied = Counter(
             "suffice_rules_not_applied", "Rules asked for that could not be applied.", ("rule",), registry=r
         )
+        self.context_trimmed = Counter(
+            "suffice_context_trimmed_tokens", "Tokens cut from conversations that were too long.", registry=r
+        )
         self.refused = Counter("suffice_refused", "Requests refused before upstream was asked.", ("code",), registry=r)
         self.upstream_requests = Counter(
             "suffice_upstream_requests", "Generations started upstream: fresh, resumed.", ("kind",), registry=r
@@ -102,6 +105,51 @@ class Metrics:
         )
         self.drift_alarm = Gauge(
             "suffice_drift_alarm", "Whether that evidence reached 100, at any time.", ("rule",), registry=r
+        )
+        self.admission_decisions = Counter(
+            "suffice_admission_decisions",
+            "Requests at the desk: admitted, queued, never_fits, queue_full, tenant_queue_full, deadline_unreachable, "
+            "deadline_passed, unknown (no reading of the engine), off.",
+            ("verdict",),
+            registry=r,
+        )
+        self.queue_depth = Gauge("suffice_queue_depth", "Requests that wait, by class.", ("service",), registry=r)
+        self.queue_wait = Histogram(
+            "suffice_queue_wait_seconds",
+            "Wait of those that had to wait, by class.",
+            ("service",),
+            buckets=SECONDS,
+            registry=r,
+        )
+        self.engine_state_age = Gauge(
+            "suffice_engine_state_age_seconds", "Age of the last reading of the engine.", registry=r
+        )
+        self.engine_scrapes = Counter(
+            "suffice_engine_scrapes", "Readings of the engine's metrics: read, failed.", ("outcome",), registry=r
+        )
+        self.engine_requests = Gauge(
+            "suffice_engine_requests", "Requests in the engine, as it tells: running, waiting.", ("state",), registry=r
+        )
+        self.engine_preemptions = Gauge(
+            "suffice_engine_preemptions", "Preemptions since the engine's start, as it tells.", registry=r
+        )
+        self.kv_usable = Gauge("suffice_kv_usable_blocks", "KV blocks that requests can hold.", registry=r)
+        self.kv_held = Gauge("suffice_kv_held_blocks", "KV blocks that requests hold, as the engine tells.", registry=r)
+        self.kv_projected = Gauge(
+            "suffice_kv_projected_blocks", "KV blocks at the projected peak of what is in flight.", registry=r
+        )
+        self.prices = Gauge(
+            "suffice_price",
+            "Gain that a unit must bring: a second of engine time, a KV block held for a second.",
+            ("resource",),
+            registry=r,
+        )
+        self.retractions = Counter(
+            "suffice_retractions", "Bulk requests paused and resumed because of memory.", ("action",), registry=r
+        )
+        self.paused = Gauge("suffice_paused_requests", "Bulk requests that are paused now.", registry=r)
+        self.block_seconds = Counter(
+            "suffice_kv_block_seconds", "KV-block-seconds that requests took, by class.", ("service",), registry=r
         )
         self.config_info = Gauge("suffice_config_info", "The rules in force.", ("version",), registry=r)
         self.ledger_open = Gauge(

@@ -76,6 +76,15 @@ def test_a_plain_request(gate):
     assert "marker-7741" not in json.dumps(records)
 
 
+def test_what_thoughts_of_the_route_usually_take_is_told_with_the_rule(make):
+    gate = make({"policies": {"early_exit": EXIT}})
+    gate.fake.says(Script.of(thought="one two three four", answer="five six"))
+    first, second = (ask(gate, {})[0]["rules"] for _ in range(2))
+    (before,), (after,) = ([rule for rule in rules if rule["family"] == "early_exit"] for rules in (first, second))
+    assert "usual_tokens" not in before
+    assert after["usual_tokens"] == 4
+
+
 @pytest.mark.parametrize(
     "kind",
     [

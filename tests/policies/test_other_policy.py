@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_runs import SPECS, Upstream, plan_for
 from suffice.policies.budget import Bound
-from suffice.policies.decisions import Complete, Open, SampleDone
+from suffice.policies.chain import Chain
+from suffice.policies.decisions import Abort, Complete, Open, ReadVote, SampleDone
 from suffice.policies.decisions import Probe as ProbeOut
 from suffice.policies.errors import BadRecord
 from suffice.policies.events import (
@@ -17,11 +18,15 @@ from suffice.policies.events import (
     ClientGone,
     EndReason,
     EngineClosed,
+    Paused,
     Phase,
+    Priced,
     Probed,
     PromptCounted,
+    Resumed,
     SegmentEnded,
     Started,
+    Voted,
 )
 from suffice.policies.other_policy import Undecidable, as_it_was, play
 from suffice.policies.plan import Plan, ThinkingCap
@@ -88,9 +93,6 @@ def test_the_same_policy_spends_the_same(spec, close_by, chance):
     assert as_it_was(held).tokens == live.chain.meter.used
     verdict = play(held, plan, rules_of([spec], plan))
     assert verdict.tokens == live.chain.meter.used
-    if spec.rule == "extend":
-        # Of several pauses of one sample only the last one's length is kept.
-        return
     assert verdict.latency == pytest.approx(held.completed, abs=0.01)
 
 
@@ -326,6 +328,93 @@ def test_votes_where_there_were_none_and_none_where_there_were():
     assert play(voted, ONE, []).changed is False
     lost = tape(*TWO, plan=votes, answers=[0, 1], votes={"winner": "1"}, spent=120)
     assert play(lost, ONE, []).changed is True
+
+
+def priced(at, second):
+    return Priced(at=at, second=second, block_second=0.0, token_s=0.01, step_s=0.02, block_size=16)
+
+
+def voted_in_turn(*, wait, prices=(), votes=(0, 1, 0)):
+    """Samples one after the other, each of which votes a while after its end."""
+    plan = replace(ONE, samples=1, most_samples=3, votes=True, total_tokens=300)
+    records, at = [opened(0), *prices], 0.0
+    for sample, answer in enumerate(votes):
+        at += 2.0
+        records += [
+            chunk(at - 1.5, 50, Phase.THINKING, sample),
+            chunk(at - 0.5, 10, Phase.ANSWER, sample),
+            over(at, sample),
+            SampleDone(sample=sample, finish="stop"),
+            ReadVote(sample=sample, judge_tokens=0),
+            Voted(at=at + wait, sample=sample, answer=answer, tokens=60),
+        ]
+        at += wait
+        records.append(Complete() if sample + 1 == len(votes) else opened(sample + 1))
+    held = tape(*records, plan=plan, answers=list(votes), votes={"winner": "0"}, spent=60 * len(votes))
+    return held, plan
+
+
+def test_reading_a_vote_takes_the_time_that_it_took():
+    held, plan = voted_in_turn(wait=0.5)
+    rule = RuleSpec(family="sampling", rule="majority_lock", wave=1)
+    verdict = play(held, plan, rules_of([rule], plan))
+    assert (verdict.tokens, verdict.changed) == (180, False)
+    assert verdict.latency == pytest.approx(held.completed) == 7.5
+
+
+@pytest.mark.parametrize(
+    ("at", "tokens"),
+    [
+        pytest.param(2.4, 60, id="while-the-vote-is-read"),
+        pytest.param(2.6, 120, id="after-it"),
+        pytest.param(0.0, 60, id="from-the-start"),
+    ],
+)
+def test_prices_hold_from_when_they_were_told(at, tokens):
+    held, plan = voted_in_turn(wait=0.5, prices=[priced(at, 50.0)])
+    rule = RuleSpec(family="sampling", rule="majority_lock", wave=1)
+    assert play(held, plan, rules_of([rule], plan)).tokens == tokens
+
+
+def test_prices_after_the_recorded_end_are_not_told():
+    beside = replace(ONE, samples=3, most_samples=3, votes=True, total_tokens=300)
+    in_turn = replace(beside, samples=1)
+    rule = RuleSpec(family="sampling", rule="majority_lock", wave=1)
+    three = [record for sample in range(3) for record in thinks_then_answers(sample)]
+    told = {"plan": beside, "answers": [0, 1, 0], "votes": {"winner": "0"}, "spent": 180}
+    free = tape(opened(0), opened(1), opened(2), *three, Complete(), **told)
+    assert play(free, in_turn, rules_of([rule], in_turn)).latency == pytest.approx(3 * 2.1)
+    held = tape(opened(0), opened(1), opened(2), priced(0.0, 0.0), *three, Complete(), **told)
+    with pytest.raises(Undecidable, match="prices of a time after"):
+        play(held, in_turn, rules_of([rule], in_turn))
+
+
+@pytest.mark.parametrize("waited", [False, True], ids=["nothing-waited", "waited"])
+def test_a_request_that_waited_for_memory_is_undecidable(waited):
+    first, *rest = thinks_then_answers()
+    pause = [Paused(at=1.1), *([Abort(sample=0), over(1.2, phase=Phase.THINKING, reason=EndReason.ABORTED)] * waited)]
+    resumed = [Resumed(at=1.5), *([opened(segment=1)] * waited)]
+    held = tape(opened(), first, *pause, *resumed, *rest, Complete())
+    if waited:
+        with pytest.raises(Undecidable, match="waited for memory"):
+            play(held, ONE, [])
+    else:
+        assert play(held, ONE, []).latency == pytest.approx(2.1)
+
+
+@pytest.mark.parametrize("close_by", [ThinkingCap.GATEWAY, ThinkingCap.ENGINE])
+def test_a_probe_that_comes_after_the_thoughts_end_closes_nothing(close_by):
+    plan = replace(ONE, close_by=close_by, pause_at_close=True)
+    rule = exit_rule("confidence", threshold=0.5, probe_first=10)
+    chain = Chain(plan, rules_of([rule], plan))
+    chain.observe(Started(at=0.0))
+    asked = chain.observe(Chunk(at=0.1, sample=0, tokens=10, phase=Phase.THINKING))
+    assert [type(action) for action in asked] == [ProbeOut]
+    (answer,) = chain.observe(over(0.2, phase=Phase.THINKING, reason=EndReason.THOUGHT_END))
+    assert answer.close_thought
+    sure = Probed(at=0.3, sample=0, at_token=10, tokens=3, answer=0, confidence=1.0)
+    assert chain.observe(sure) == ()
+    assert chain.stops == []
 
 
 def test_a_record_that_cannot_be_is_undecidable():

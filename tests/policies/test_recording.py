@@ -42,6 +42,13 @@ def test_plan_and_rules_come_back_from_their_records(spec):
     assert specs_from_record(json.loads(json.dumps([spec.to_record()]))) == (spec,)
 
 
+def test_a_rule_is_built_anew_with_the_length_that_thoughts_usually_had():
+    told = RuleSpec(family="early_exit", rule="confidence", usual_tokens=30)
+    plan = plan_for(told, close_by=ThinkingCap.GATEWAY)
+    assert build_rule(told, plan).usual == 30
+    assert build_rule(RuleSpec(family="early_exit", rule="confidence"), plan).usual is None
+
+
 def test_chunks_merge_until_something_is_decided():
     spec = RuleSpec(family="early_exit", rule="convergence", parameters={"probe_first": 3})
     plan = plan_for(spec, close_by=ThinkingCap.GATEWAY)

@@ -81,9 +81,32 @@ def test_a_table_names_rules_and_measures(votes):
         assert word in result.stdout
 
 
+@pytest.mark.parametrize("rule", ["curtailment", "majority_lock"])
+def test_a_price_draws_fewer_samples_and_none_at_all_changes_nothing(votes, rule):
+    common = ("--votes", votes, "--rule", rule, "--permutations", 3, "--json")
+    unpriced, free, time, memory = (
+        json.loads(suffice(*common, *more).stdout)
+        for more in ((), ("--price", 0), ("--price", 0.05), ("--price", "0:0.05"))
+    )
+    assert free == unpriced
+    for priced in (time, memory):
+        assert priced.keys() == unpriced.keys()
+        assert 1 <= priced["samples"]["mean"] < unpriced["samples"]["mean"]
+
+
+@pytest.mark.parametrize("more", [("--allocate",), ("--log", "x", "--policy", "y")], ids=["allocate", "log"])
+def test_a_price_is_named_only_where_it_does_something(votes, more):
+    files = () if "--log" in more else ("--votes", votes)
+    assert suffice(*files, "--price", 1, *more).exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--price", "much"), "SECOND:BLOCK_SECOND"),
+        (("--price", "1:x"), "SECOND:BLOCK_SECOND"),
+        (("--price", "-1"), "from 0 up"),
+        (("--price", "inf"), "from 0 up"),
         (("--rule", "curtailmant"), "did you mean 'curtailment'"),
         (("--param", "windw=2"), "takes 'windw'"),
         (("--param", "delta"), "NAME=VALUE"),

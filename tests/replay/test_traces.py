@@ -167,10 +167,22 @@ def test_replay_prints_the_keys_of_votes(write):
     assert "static_cap" in run("replay", "--traces", path, "--rule", "static_cap").stdout
 
 
+def test_a_price_ends_thoughts_earlier_and_none_at_all_changes_nothing(write):
+    path = write(question("one", sample(40, 20)), question("two", sample(40, 30)))
+    given = [f"--param={name}={value}" for name, value in SCHEDULE.items()]
+    unpriced, free, dear = (
+        json.loads(run("replay", "--traces", path, "--rule", "confidence", *given, *more, "--json").stdout)
+        for more in ((), ("--price", 0), ("--price", 50))
+    )
+    assert free == unpriced
+    assert dear["tokens_saved"]["mean"] > unpriced["tokens_saved"]["mean"]
+    assert dear["agreement"]["mean"] < unpriced["agreement"]["mean"]
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--rule", "extend"], ["--rule", "nobody"], ["--param", "no=1"], ["--votes", "x"]],
-    ids=["not-recorded", "no-rule", "no-parameter", "both-kinds"],
+    [["--rule", "extend"], ["--rule", "nobody"], ["--param", "no=1"], ["--votes", "x"], ["--price", "no"]],
+    ids=["not-recorded", "no-rule", "no-parameter", "both-kinds", "no-price"],
 )
 def test_replay_refuses_what_it_cannot_do(write, arguments):
     run("replay", "--traces", write(question("one", sample(9, 4))), *arguments, code=2)

@@ -128,7 +128,7 @@ class Answer(Protocol):
         """Pass on one upstream frame."""
         ...
 
-    def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
+    def reopened(self, segment: Segment, opened: Open) -> bytes:
         """A sample goes on in another segment."""
         ...
 

@@ -318,14 +318,14 @@ class ChatAnswer:
         if frame.get("metrics") and self._metrics is None:
             self._metrics = frame["metrics"]
 
-    def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
+    def reopened(self, segment: Segment, opened: Open) -> bytes:
         """Without a reasoning parser the client reads the thought as text, so its closing must be readable too."""
         thought = self._model.thought
         seen = self._choice(segment.index).reasoning_seen
-        if thought is not None and segment.thinking and not closed_thought:
+        if thought is not None and segment.thinking and opened.think_on:
             # The words that have it think on stand between what it thought before and after.
             return self._write(segment.index, {"reasoning" if seen else "content": thought.reopen_text})
-        if not closed_thought or thought is None or not thought.visible or seen:
+        if not opened.close_thought or thought is None or not thought.visible or seen:
             return b""
         return self._write(segment.index, {"content": thought.close_text})
 

@@ -201,12 +201,12 @@ class CompletionsAnswer:
             if choice.get(name):
                 own[name] = (own.get(name) or []) + choice[name]
 
-    def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:
+    def reopened(self, segment: Segment, opened: Open) -> bytes:
         """Show the closing of a thought where upstream shows it."""
         thought = self._model.thought
-        if thought is None or not thought.visible or not (closed_thought or segment.thinking):
+        if thought is None or not thought.visible or not (opened.close_thought or opened.think_on):
             return b""
-        text = thought.close_text if closed_thought else thought.reopen_text
+        text = thought.close_text if opened.close_thought else thought.reopen_text
         choice = {"index": segment.index, "text": text, "logprobs": None, "finish_reason": None}
         if not self._call.stream:
             self._gather(segment.index, choice)

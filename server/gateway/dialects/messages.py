@@ -216,7 +216,7 @@ class MessagesAnswer:
         if delta.get("signature"):
             self._blocks[index]["signature"] = delta["signature"]
 
-    def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:  # noqa: ARG002
+    def reopened(self, segment: Segment, opened: Open) -> bytes:  # noqa: ARG002
         """Never happens: messages are not resumed."""
         return b""
 

@@ -181,7 +181,7 @@ class ResponsesAnswer:
             for place, item in sorted(self._items.items())
         ]
 
-    def reopened(self, segment: Segment, *, closed_thought: bool) -> bytes:  # noqa: ARG002
+    def reopened(self, segment: Segment, opened: Open) -> bytes:  # noqa: ARG002
         """Never happens: responses are not resumed."""
         return b""
 

@@ -172,10 +172,10 @@ def test_further_samples_are_counted_in():
     machine = Admission(usable_blocks=1000, block_size=10)
     machine.admit(ask("a", prompt=101, samples=2))
     one = machine.peak
-    machine.draw("a", 2, 101, 50)
+    machine.draw("a", 2, prompt_tokens=101, limit=100, remaining=50)
     assert machine.peak == one + 1 + 9 + 50
     with pytest.raises(IllegalEvent):
-        machine.draw("a", 2, 101, 50)
+        machine.draw("a", 2, prompt_tokens=101, limit=100, remaining=50)
     with pytest.raises(IllegalEvent):
         machine.admit(ask("a"))
 
