@@ -54,6 +54,11 @@ class Child:
                 start_new_session=True,
             )
 
+    @property
+    def session(self) -> int:
+        """Session of its processes."""
+        return self._process.pid
+
     def poll(self) -> int | None:
         """Exit code of the command, as a shell would tell it; None while it runs."""
         return self._process.poll()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from suffice.server.engine.child import Child
+from suffice.server.engine.cores import share_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,8 @@ class LocalEngine:
             if not self.alive():
                 raise EngineFailed(f"{self.tail()}\nvLLM ended while starting; its log is {self.log}")
             if answers(f"{self.url}/health"):
+                if self._child is not None:
+                    share_cores(self._child.session)
                 return
             progress(self._stage())
             time.sleep(0.5)

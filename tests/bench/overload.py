@@ -305,7 +305,8 @@ async def measure(engine: str, options: argparse.Namespace, stack: contextlib.Ex
             valved = await client(stack.enter_context(started))
             sides["valve"] = Side(http=valved, engine=valved)
         if "gateway" in options.arms:
-            held = stack.enter_context(serving.gateway(engine, pressure.operator_file(admission="projected")))
+            file = pressure.operator_file(**{"admission": "projected"} | options.kv)
+            held = stack.enter_context(serving.gateway(engine, file))
             sides["gateway"] = Side(http=await client(held.gateway), engine=plain, secret=held.key)
         for arm, side in sides.items():  # an engine's first steps are slow; a gateway learns how long answers are
             asked = pressure.supply(f"{options.seed} warm", options.longest)
@@ -332,6 +333,7 @@ def _report(
 ) -> dict[str, Any]:
     told: dict[str, Any] = {
         "kv_blocks": options.kv_blocks,
+        "kv": options.kv,
         "block_tokens": pressure.BLOCK,
         "levels": [asdict(level) for level in levels],
         "capacity_s": best.answers_s,
@@ -396,6 +398,7 @@ def main() -> None:
     parser.add_argument("--capacity-s", type=float, default=5, help="seconds of each level (%(default)s)")
     parser.add_argument("--warm", type=float, default=12, help="seconds in which the gateway learns (%(default)s)")
     parser.add_argument("--retries", type=int, default=8, help="refused requests a run that try again (%(default)s)")
+    parser.add_argument("--kv", type=json.loads, default={}, help="more of the gateway's kv section, as JSON")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(pressure.engine(options, url=options.url))

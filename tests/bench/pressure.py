@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import itertools
 import math
-import os
 import random
 import re
 import time
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx2
 import orjson
-import psutil
 import yaml
 from bench import serving
 from bench.load import CHAT, quantile
@@ -79,25 +77,7 @@ def engine(options: argparse.Namespace, *more: str, url: str | None = None) -> I
         "--max-num-batched-tokens", str(whole), "--stream-interval", str(options.stream_interval), *more,
     )  # fmt: skip
     with serving.engine(*flags, url=url) as found:
-        if url is None:
-            _pin(found)
         yield found
-
-
-def _pin(url: str) -> None:
-    """Keep vLLM's scheduler on the cores where its worker computes: one waits while the other works.
-
-    Both wait by spinning. Where there are two cores they would take both, and clients and gateway would stand in line
-    for seconds.
-    """
-    port = url.rpartition(":")[2]
-    for server in psutil.Process().children(recursive=True):
-        if port not in server.cmdline():
-            continue
-        for worker in server.children(recursive=True):
-            if worker.name() == "VLLM::Worker":
-                for thread in worker.parent().threads():
-                    os.sched_setaffinity(thread.id, worker.cpu_affinity())
 
 
 def operator_file(**kv: Any) -> str:

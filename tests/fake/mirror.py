@@ -42,11 +42,13 @@ def closed_by_signal(url: str, body: dict[str, Any]) -> dict[str, Any]:
     """Close a running request's thought by a signal, read it to its end, and ask its slot what was done."""
     slot, nonce = body["vllm_xargs"]["suffice_slot"], body["vllm_xargs"]["suffice_nonce"]
     signal = {"slot": slot, "nonce": nonce, "action": "close_thought"}
+    beside = _client()
+    beside.get(f"{url}/version")  # so that its connection is there when the signal is due
     with _client().stream("POST", f"{url}/v1/chat/completions", json={**body, "stream": True}) as answer:
         lines = answer.iter_lines()
         for _ in range(6):
             next(lines)
-        assert post(url, "/suffice/v1/signal", signal).json() == {"accepted": True}
+        assert beside.post(f"{url}/suffice/v1/signal", json=signal).json() == {"accepted": True}
         for _ in lines:
             pass
     return get(url, f"/suffice/v1/slots/{slot}?nonce={nonce}").json()
