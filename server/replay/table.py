@@ -66,6 +66,8 @@ def _table(results: Mapping[str, Mapping[str, Interval | None]], *, title: str, 
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("rule", no_wrap=True)
     for heading in ("samples", "tokens\nsaved %", "agreement\n%", "accuracy\n%", "certified\n%"):
