@@ -1,7 +1,10 @@
 """Waves, order and the lock that stands beside every rule."""
 
+from dataclasses import replace
+
 import pytest
 from making import Upstream, make, voted
+from suffice.policies.chain import Chain
 from suffice.policies.decisions import CONTINUE, DrawSamples, EndRequest, Finish
 from suffice.policies.events import Chunk, Phase
 from suffice.policies.sampling import Draw
@@ -74,7 +77,7 @@ def test_a_budget_that_runs_out_ends_the_request(wave):
     samples = [(index % 2, 1, None, None) for index in range(20)]
     draw = Draw(make("curtailment", 20), wave=wave, most=20)
     upstream = Upstream(draw, samples)
-    upstream.chain.meter = type(upstream.chain.meter)(9)
+    upstream.chain = Chain(replace(upstream.chain.plan, total_tokens=9), upstream.chain.rules)
     upstream.run()
     assert upstream.chain.complete
     assert upstream.launched < 20
