@@ -2,7 +2,7 @@
 
 The machines that decide are pure (``suffice.policies.allocation``, ``suffice.policies.memory``); the desk feeds them
 with time, readings of the engine and the progress of requests, and wakes whoever may start. What must not be here:
-how the engine is read (``watch``), and any decision of its own.
+how the engine is read (``keeper``), and any decision of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from suffice.policies.allocation.admission import Admission, Admit, Ask, NeverFits
+from suffice.policies.allocation.pace import Pace
+from suffice.policies.allocation.prompts import PromptRatios
 from suffice.policies.allocation.queue import FairQueue
 from suffice.policies.allocation.tickets import QueueRule, Refusal, Refused, ServiceClass, Ticket
 from suffice.policies.memory.block_seconds import closed_form, worst_block_seconds
 from suffice.policies.memory.holding import Holding, full_attention
-from suffice.server.desk.pace import Pace
 from suffice.server.desk.seat import RunningSample, Seat, Visit
 from suffice.server.errors import ClientLeft, ContextExceeded, DeadlineUnreachable, Overloaded
 
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
 _FIRST_RATE = 64.0
 """Blocks that an engine is taken to hold while it is busy, until it was seen."""
-
-_FIRST_RATIO = 0.5
-"""Length of a prompt over its estimate from above, until one was counted."""
-_SMOOTHING = 0.05
-"""Part that one prompt has in that ratio."""
 
 
 class Desk:
@@ -70,7 +66,7 @@ class Desk:
         self._queue = FairQueue(rule, rate=_FIRST_RATE)
         self._waiting: dict[Hashable, Seat] = {}
         self._seats: dict[Hashable, Seat] = {}
-        self._prompts: dict[tuple[str, str], float] = {}
+        self._prompts = PromptRatios()
         self._open = True
 
     # -- the engine
@@ -168,7 +164,7 @@ class Desk:
         seat.ticket = Ticket(
             id=visit.id,
             tenant=visit.tenant,
-            cost=self._expected_cost(ask, service_s),
+            cost=self._expected_cost(ask),
             service=visit.service,
             deadline=None if visit.deadline_s is None else visit.received + visit.deadline_s,
             service_s=service_s,
@@ -193,34 +189,35 @@ class Desk:
 
     def give_up(self, seat: Seat) -> None:
         """A client left while its request waited. Idempotent."""
-        if seat.ready is not None and not seat.ready.done():
-            seat.ready.set_exception(ClientLeft("queued"))
+        self._turn_away(seat, ClientLeft("queued"))
 
     def close(self) -> None:
         """Let nobody wait any more: the server shuts down."""
         self._open = False
         for seat in tuple(self._waiting.values()):
-            if seat.ready is not None and not seat.ready.done():
-                seat.ready.set_exception(_shutting_down())
+            self._turn_away(seat, _shutting_down())
+
+    def _turn_away(self, seat: Seat, why: Exception) -> None:
+        """End a wait; what waits no longer is charged nothing."""
+        self._queue.cancel(seat.visit.id)
+        if seat.ready is not None and not seat.ready.done():
+            seat.ready.set_exception(why)
 
     def dispatch(self) -> None:
         """Start whoever may start now, and refuse whoever can no longer be done in time."""
         for ticket in self._queue.expire(self.clock()):
             self._decided("deadline_passed")
-            seat = self._waiting[ticket.id]
-            if seat.ready is not None and not seat.ready.done():
-                seat.ready.set_exception(
-                    DeadlineUnreachable(
-                        "the deadline can no longer be met", param="suffice.budget.deadline_ms", retry_after_s=1
-                    )
-                )
+            late = "the deadline can no longer be met"
+            why = DeadlineUnreachable(late, param="suffice.budget.deadline_ms", retry_after_s=1)
+            self._turn_away(self._waiting[ticket.id], why)
         while len(self._queue):
             taken = self._queue.take(self._fits)
             if taken is None:
                 return
             seat = self._waiting[taken.id]
             if seat.ready is None or seat.ready.done():
-                continue  # it left in this very moment
+                self._queue.settle(taken, 0.0)  # its task was cancelled in this very moment
+                continue
             if self.admission is not None:
                 self.admission.admit(self._ask(seat))
             self._start(seat)
@@ -273,16 +270,17 @@ class Desk:
         self.pace.grew(tokens, now - sample.last, first=first)
         sample.last = now
         if first and start is not None and sample.before == 0:
-            self._learn_prompt(seat.visit, start)
+            visit = seat.visit
+            self._prompts.learn(visit.route, visit.model, estimate=visit.prompt_tokens, counted=start)
         if seat.holding is not None:
             if first and start is not None:
                 seat.holding.started_from(index, start)
             seat.holding.grew(index, now, tokens)
         admission = self.admission
-        if admission is None or self.state is None or self.state.capacity is None:
+        if admission is None:
             return
         expected = sample.booked + self.pace.steps - sample.step
-        if first or abs(sample.generated - expected) >= self.state.capacity.block_size:
+        if first or abs(sample.generated - expected) >= self.block_size:
             sample.booked, sample.step = sample.generated, self.pace.steps
             admission.advance(int(self.pace.steps), self._renew)
             remaining = self.remaining(seat.visit, sample.before + sample.generated)
@@ -304,12 +302,7 @@ class Desk:
 
     def prompt_tokens(self, visit: Visit) -> int:
         """The likely length of a prompt, by how far estimates from above were off before."""
-        return max(round(visit.prompt_tokens * self._prompts.get((visit.route, visit.model), _FIRST_RATIO)), 1)
-
-    def _learn_prompt(self, visit: Visit, counted: int) -> None:
-        name, ratio = (visit.route, visit.model), counted / max(visit.prompt_tokens, 1)
-        known = self._prompts.get(name, ratio)
-        self._prompts[name] = known + _SMOOTHING * (ratio - known)
+        return self._prompts.likely(visit.route, visit.model, visit.prompt_tokens)
 
     def remaining(self, visit: Visit, generated: int) -> int:
         """Tokens that a sample is expected to generate yet, as admission counts them."""
@@ -346,10 +339,10 @@ class Desk:
         step_s = 2 * self.pace.step_s
         return worst_block_seconds(kv, prompt_tokens, sample_tokens, samples, step_s, step_s)
 
-    def _expected_cost(self, ask: Ask, service_s: float) -> float:
+    def _expected_cost(self, ask: Ask) -> float:
         """KV-block-seconds that a request is expected to take."""
-        token_s = service_s / max(ask.remaining, 1)
-        return ask.samples * closed_form(ask.prompt_tokens, ask.remaining, self.block_size, 0.0, token_s)
+        one = closed_form(ask.prompt_tokens, ask.remaining, self.block_size, 0.0, self.pace.step_s)
+        return ask.samples * one
 
     # -- what the clock does
 

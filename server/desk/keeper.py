@@ -75,7 +75,7 @@ class Keeper:
     async def _read(self) -> None:
         try:
             page = await self._upstream.get_text("/metrics")
-            state = read_state(page, self._desk.clock(), longest=None)
+            state = read_state(page, self._desk.clock())
         except (ApiError, ValueError):
             self._metrics.engine_scrapes.labels("failed").inc()
             return
@@ -97,9 +97,9 @@ class Keeper:
         self._show(desk.state)
 
     def prices_for(self, seat: Seat) -> Priced | None:
-        """The prices as an event for a request whose rules listen; None where there are none to tell."""
+        """The prices as an event for a request; None where there are none, or its rules do not listen."""
         capacity = None if self._desk.state is None else self._desk.state.capacity
-        if self._rule is None or seat.clock is None:
+        if self._rule is None or seat.clock is None or not seat.wants_prices:
             return None
         return Priced(
             at=seat.clock(),
@@ -124,7 +124,7 @@ class Keeper:
         if not changed:
             return
         for seat in self._desk.running():
-            event = self.prices_for(seat) if seat.wants_prices else None
+            event = self.prices_for(seat)
             if event is not None and seat.interrupt is not None:
                 seat.interrupt(event)
 

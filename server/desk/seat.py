@@ -99,6 +99,16 @@ class Seat:
         """Wait until the request may start; see ``Desk.enter``."""
         await self._desk.enter(self)
 
+    def drive(self, interrupt: Callable[[AnyEvent], None], clock: Callable[[], float], *, wants_prices: bool) -> None:
+        """The request's driver is made.
+
+        Args:
+            interrupt: Where events from outside its streams go.
+            clock: Seconds since the request was received.
+            wants_prices: Whether its rules listen to prices.
+        """
+        self.interrupt, self.clock, self.wants_prices = interrupt, clock, wants_prices
+
     def opened(self, sample: int, generated: int) -> None:
         """A generation of a sample starts.
 

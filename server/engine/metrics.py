@@ -1,12 +1,11 @@
-"""What an engine tells of itself: on its metrics page, under the names vLLM uses now or used before, or in a header.
+"""What an engine tells of itself on its metrics page, under the names that vLLM uses now or used before.
 
 What must not be here: conclusions from it, and how it is fetched.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,11 +24,6 @@ NAMES = {
 """Of each value the current name first, then older ones."""
 CONFIG = "vllm:cache_config_info"
 _WANTED = (*(name for names in NAMES.values() for name in names), CONFIG)
-
-LOAD_FORMAT = "endpoint-load-metrics-format"
-"""Request header that asks for the load report (ORCA)."""
-LOAD = "endpoint-load-metrics"
-"""Response header that carries it; vLLM sends it with whole answers only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,28 +84,3 @@ def read_state(page: str, at: float, *, longest: int | None = None) -> EngineSta
         else:
             values[field] = sum(told) / (len(told) if field == "kv_usage" else 1)
     return EngineState(at=at, capacity=capacity, **values)
-
-
-def with_load(state: EngineState, report: str, at: float) -> EngineState:
-    """A reading brought up to date by a load report.
-
-    Args:
-        state: The last reading.
-        report: The header's value, ``JSON {...}`` or ``TEXT name=value, ...``.
-        at: When it came.
-
-    Returns:
-        The newer reading; the old one where the report says nothing that can be read.
-    """
-    kind, _, body = report.partition(" ")
-    try:
-        if kind == "JSON":
-            named = json.loads(body)["named_metrics"]
-        else:
-            pairs = (part.strip().removeprefix("named_metrics.").partition("=") for part in body.split(","))
-            named = {name: float(value) for name, _, value in pairs}
-        usage = float(named.get("kv_cache_usage_perc", named.get("kv_cache_utilization", state.kv_usage)))
-        waiting = float(named.get("num_requests_waiting", state.waiting))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return state
-    return replace(state, at=at, kv_usage=usage, waiting=waiting)

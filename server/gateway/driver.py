@@ -18,6 +18,7 @@ from suffice.policies.events import (
     ClientGone,
     EndReason,
     EngineClosed,
+    Priced,
     Probed,
     SegmentEnded,
     Started,
@@ -75,7 +76,6 @@ class Driver:
         probe_suffix: Tokens that lead a probe to its answer.
         one_shown: Whether the client sees one sample only, whichever it will be.
         seat: The request's place at the desk, which is told what its samples do.
-        pausable: Whether its samples may be paused and go on from their own tokens.
         link: The way to running requests inside the engine, where the plan uses it.
         engine_arguments: What goes to suffice's plugin in the engine with every sample.
     """
@@ -103,7 +103,6 @@ class Driver:
         probe_suffix: list[int] | None = None,
         one_shown: bool = False,
         seat: Seat | None = None,
-        pausable: bool = False,
         link: EngineLink | None = None,
         engine_arguments: dict[str, Any] | None = None,
     ) -> None:
@@ -129,7 +128,9 @@ class Driver:
         self._probe_suffix = probe_suffix or []
         self._one_shown = one_shown
         self._seat = seat
-        self._pausable = pausable
+        self._pausable = seat is not None and seat.visit.pausable
+        if seat is not None:
+            seat.drive(self.interrupt, clock, wants_prices=chain.listens_to(Priced))
         self._link = link
         self._engine_arguments = engine_arguments or {}
         self._leases: dict[int, Lease] = {}

@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.policies.chain import Chain
 from suffice.policies.errors import InvalidBudget
-from suffice.policies.events import Priced
 from suffice.policies.plan import ThinkingCap
 from suffice.policies.recording import Recorder, watched
 from suffice.server.errors import (
     ApiError,
-    BudgetExhausted,
     ClientLeft,
     DeadlineExceeded,
     InvalidRequest,
-    Overloaded,
-    RateLimited,
 )
 from suffice.server.gateway import hindsight, sse
 from suffice.server.gateway import receipt as receipts
+from suffice.server.gateway.answering import answered, over_budget
 from suffice.server.gateway.driver import Driver
 from suffice.server.gateway.examining import examiner_for
 from suffice.server.gateway.intake import parse_object, read_body
@@ -40,7 +37,6 @@ from suffice.server.gateway.trimming import trim_context
 from suffice.server.gateway.voting import Ballots
 from suffice.server.gateway.wishes import answer_kind, wishes_of
 from suffice.server.ledger.amounts import Amount, Denied
-from suffice.server.ledger.ledger import LedgerUnavailable
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -73,21 +69,7 @@ class GenerateEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every error becomes an error object, and nothing reserved is lost."""
         request = _Request(self._service, self._dialect, scope, receive, send)
-        metrics = self._service.metrics
-        metrics.in_flight.inc()
-        try:
-            await request.answer()
-        except ClientLeft as left:
-            request.status = CLIENT_LEFT
-            metrics.client_disconnects.labels(left.phase).inc()
-        except ApiError as error:
-            await request.refuse(error)
-        except LedgerUnavailable:
-            await request.refuse(Overloaded("accounts cannot be kept now", retry_after_s=2, code="ledger_unavailable"))
-        finally:
-            metrics.in_flight.dec()
-            metrics.duration.labels(self._dialect.name).observe(request.elapsed())
-            metrics.requests.labels(self._dialect.name, request.model_label, str(request.status)).inc()
+        await answered(request, self._dialect.name, self._service.metrics)
 
 
 class _Request:
@@ -242,18 +224,7 @@ class _Request:
             self._service.metrics.reserved.inc(amount.tokens)
             return
         self._service.metrics.ledger_reserves.labels("denied").inc()
-        who = granted.account.partition(":")[0]
-        limit = granted.limit
-        if granted.exhausted:
-            raise BudgetExhausted(
-                f"the {who}'s budget of {limit.limit} {limit.resource.value} per {limit.window.value} has "
-                f"{limit.limit - granted.spent} left; this request may need {granted.needed}",
-                retry_after_s=granted.retry_after_s,
-            )
-        raise RateLimited(
-            f"requests in flight hold the rest of the {who}'s budget of {limit.limit} {limit.resource.value}",
-            retry_after_s=granted.retry_after_s,
-        )
+        raise over_budget(granted, "request")
 
     def _driver(
         self,
@@ -298,12 +269,9 @@ class _Request:
             probe_suffix=suffix,
             one_shown=wishes.one_shown,
             seat=seat,
-            pausable=seat.visit.pausable,
             link=service.link if chain.plan.close_by is ThinkingCap.ENGINE or wishes.in_engine else None,
             engine_arguments=wishes.engine_arguments(_step_ids(model)) if model.plugin.rules else None,
         )
-        seat.interrupt, seat.clock = driver.interrupt, driver.now
-        seat.wants_prices = chain.listens_to(Priced)
         return driver, log
 
     def _look_back(
@@ -344,8 +312,7 @@ class _Request:
             self._service.drivers.add(driver)
             if stream and isinstance(self._answer, WinnerAnswer):
                 beside.append(loop.create_task(self._keep_alive()))
-            prices = self._service.keeper.prices_for(seat) if seat.wants_prices else None
-            await driver.run(prices)
+            await driver.run(self._service.keeper.prices_for(seat))
         finally:
             seat.leave()
             self._service.drivers.discard(driver)

@@ -1,7 +1,7 @@
-"""Reading an engine's metrics page and its load header: new and old names, several engines, nonsense."""
+"""Reading an engine's metrics page: new and old names, several engines, nonsense."""
 
 import pytest
-from suffice.server.engine.metrics import EngineState, read_state, with_load
+from suffice.server.engine.metrics import EngineState, read_state
 
 CACHE = 'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",engine="0",num_gpu_blocks="101"} 1.0\n'
 NEW = """# HELP vllm:num_requests_running Number of requests.
@@ -51,25 +51,3 @@ def test_nothing_told_is_nothing_known():
 def test_what_is_wanted_must_be_readable():
     with pytest.raises(ValueError, match=r".+"):
         read_state("vllm:num_requests_running{} many\n", 0.0)
-
-
-@pytest.mark.parametrize(
-    "report",
-    [
-        'JSON {"named_metrics": {"kv_cache_usage_perc": 0.75, "num_requests_waiting": 9.0}}',
-        "TEXT named_metrics.kv_cache_usage_perc=0.75, named_metrics.num_requests_waiting=9.0",
-    ],
-    ids=["json", "text"],
-)
-def test_the_load_header_brings_a_reading_up_to_date(report):
-    state = with_load(read_state(NEW + CACHE, 1.0), report, 2.0)
-    assert (state.at, state.kv_usage, state.waiting, state.running) == (2.0, 0.75, 9, 3)
-    assert state.held_blocks == 75
-
-
-@pytest.mark.parametrize(
-    "report", ["", "JSON", "JSON []", "TEXT a=b", 'JSON {"named_metrics": {"kv_cache_usage_perc": {}}}']
-)
-def test_a_load_header_that_says_nothing_changes_nothing(report):
-    state = read_state(NEW, 1.0)
-    assert with_load(state, report, 2.0) == state

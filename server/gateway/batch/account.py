@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from suffice.server.errors import BudgetExhausted, RateLimited
+from suffice.server.gateway.answering import over_budget
 from suffice.server.ledger.amounts import Amount, Denied
 
 if TYPE_CHECKING:
@@ -58,17 +58,7 @@ class BatchAccount:
         if not isinstance(granted, Denied):
             metrics.reserved.inc(amount.tokens)
             return
-        who, limit = granted.account.partition(":")[0], granted.limit
-        if granted.exhausted:
-            raise BudgetExhausted(
-                f"the {who}'s budget of {limit.limit} {limit.resource.value} per {limit.window.value} has "
-                f"{limit.limit - granted.spent} left; this batch may need {granted.needed}",
-                retry_after_s=granted.retry_after_s,
-            )
-        raise RateLimited(
-            f"requests in flight hold the rest of the {who}'s budget of {limit.limit} {limit.resource.value}",
-            retry_after_s=granted.retry_after_s,
-        )
+        raise over_budget(granted, "batch")
 
     def prompt_known(self, question: int, tokens: int) -> None:
         """Give back what a question's prompt was estimated too long, for all its samples. Idempotent."""

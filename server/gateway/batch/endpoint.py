@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, cast
 import orjson
 from suffice.policies.allocation.batch import BatchAllocation
 from suffice.policies.errors import IllegalEvent, InvalidBudget
-from suffice.server.errors import ApiError, ClientLeft, InvalidRequest, Overloaded
+from suffice.server.errors import ApiError, InvalidRequest
 from suffice.server.gateway import sse
+from suffice.server.gateway.answering import answered
 from suffice.server.gateway.batch.account import BatchAccount
 from suffice.server.gateway.batch.limits import batch_limits
 from suffice.server.gateway.batch.question import Question
@@ -24,7 +25,6 @@ from suffice.server.gateway.intake import parse_object, read_body
 from suffice.server.gateway.planner import find_model, preset_name, prompt_estimate
 from suffice.server.gateway.sink import CLIENT_LEFT, Sink
 from suffice.server.gateway.wishes import wishes_of
-from suffice.server.ledger.ledger import LedgerUnavailable
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -48,22 +48,7 @@ class BatchEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one batch; every error becomes an error object, and nothing reserved is lost."""
-        batch = _Batch(self._service, scope, receive, send)
-        metrics = self._service.metrics
-        metrics.in_flight.inc()
-        try:
-            await batch.answer()
-        except ClientLeft:
-            batch.status = CLIENT_LEFT
-            metrics.client_disconnects.labels("receiving").inc()
-        except ApiError as error:
-            await batch.refuse(error)
-        except LedgerUnavailable:
-            await batch.refuse(Overloaded("accounts cannot be kept now", retry_after_s=2, code="ledger_unavailable"))
-        finally:
-            metrics.in_flight.dec()
-            metrics.duration.labels(NAME).observe(batch.elapsed())
-            metrics.requests.labels(NAME, batch.model_label, str(batch.status)).inc()
+        await answered(_Batch(self._service, scope, receive, send), NAME, self._service.metrics)
 
 
 class _Batch:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from suffice.policies.chain import Chain
-from suffice.policies.events import Priced
 from suffice.policies.plan import ThinkingCap
 from suffice.policies.recording import Recorder, watched
 from suffice.server.errors import ApiError, ClientLeft, InternalError
@@ -203,7 +202,7 @@ class Sampler:
         self._under_way[driver] = sink
         try:
             if self.stopped is None:
-                await driver.run(self._service.keeper.prices_for(seat) if seat.wants_prices else None)
+                await driver.run(self._service.keeper.prices_for(seat))
         finally:
             seat.leave()
             del self._under_way[driver]
@@ -306,10 +305,7 @@ class Sampler:
                 else None
             ),
             seat=seat,
-            pausable=seat.visit.pausable,
         )
-        seat.interrupt, seat.clock = driver.interrupt, driver.now
-        seat.wants_prices = chain.listens_to(Priced)
         return driver, log
 
     def _read(self, ended: Ended, driver: Driver, ballots: Ballots) -> None:

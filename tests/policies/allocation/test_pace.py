@@ -1,7 +1,7 @@
 """How fast the engine goes, told by the samples' own progress."""
 
 import pytest
-from suffice.server.desk.pace import Pace
+from suffice.policies.allocation.pace import Pace
 
 
 def test_a_step_is_a_token_of_every_running_sample():
